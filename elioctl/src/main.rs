@@ -1,0 +1,2 @@
+//! elioctl
+fn main() {}

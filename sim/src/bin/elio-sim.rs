@@ -1,0 +1,2 @@
+//! elio-sim
+fn main() {}

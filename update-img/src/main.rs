@@ -1,0 +1,2 @@
+//! update-img
+fn main() {}
