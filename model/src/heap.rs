@@ -36,20 +36,14 @@ pub struct Bounded<T> {
 impl<T> Bounded<T> {
     /// An empty array with room for `capacity` elements.
     pub fn with_capacity(capacity: usize) -> Self {
-        Bounded {
-            elements: Vec::with_capacity(capacity),
-            capacity,
-        }
+        Bounded { elements: Vec::with_capacity(capacity), capacity }
     }
 }
 
 impl<T: Clone> Bounded<T> {
     /// An array of `len` copies of `value`, full.
     pub fn filled(value: T, len: usize) -> Self {
-        Bounded {
-            elements: alloc::vec![value; len],
-            capacity: len,
-        }
+        Bounded { elements: alloc::vec![value; len], capacity: len }
     }
 }
 
@@ -57,10 +51,7 @@ impl<T: Clone> Clone for Bounded<T> {
     fn clone(&self) -> Self {
         let mut elements = Vec::with_capacity(self.capacity);
         elements.extend_from_slice(&self.elements);
-        Bounded {
-            elements,
-            capacity: self.capacity,
-        }
+        Bounded { elements, capacity: self.capacity }
     }
 }
 
@@ -79,10 +70,7 @@ impl<T> DerefMut for Bounded<T> {
 
 impl<T> Buffer<T> for Bounded<T> {
     fn empty() -> Self {
-        Bounded {
-            elements: Vec::new(),
-            capacity: 0,
-        }
+        Bounded { elements: Vec::new(), capacity: 0 }
     }
     fn capacity(&self) -> usize {
         self.capacity
