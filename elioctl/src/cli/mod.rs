@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! From arguments to an exit code.
+//!
+//! Invariants: stdout has the answer and nothing else, in JSON exactly one object, also for an
+//! error; whoever stops reading it early (`| head`) is no failure, a full disk is.
+
+mod arguments;
+mod failure;
+mod json;
+mod manual;
+mod table;
+
+use arguments::{Arguments, Command};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+use elioctl::request::{Reload, Request, SetupSnapshot, TransitionToSnapshot};
+use elioctl::{Driver, Error, Info};
+use failure::Failure;
+use model::abi;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Exit code: the driver, or writing the answer, failed.
+const FAILED: u8 = 1;
+/// Exit code: wrong usage.
+const USAGE: u8 = 2;
+
+/// Runs the command line `arguments`, the program's name first.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let outcome = match Arguments::try_parse_from(&arguments) {
+        Ok(parsed) => {
+            let json = parsed.json;
+            execute(parsed).map_err(|failure| (failure, json))
+        }
+        Err(error) => match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                written(error.print()).map_err(|error| (Failure::Output(error), false))
+            }
+            _ => Err((Failure::Usage(error), wants_json(&arguments))),
+        },
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err((failure, json)) => {
+            if json {
+                // What matters is the exit code; there is nobody to tell of a closed stdout.
+                let _ = writeln!(io::stdout(), "{}", json::failure(&failure));
+            }
+            failure.tell();
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+/// Whether JSON was asked for in a command line that could not be parsed.
+fn wants_json(arguments: &[OsString]) -> bool {
+    arguments.iter().skip(1).take_while(|argument| *argument != "--").any(|argument| argument == "--json")
+}
+
+/// A reader that has left is no failure.
+fn written(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+fn print(text: &[u8]) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    written(out.write_all(text).and_then(|()| out.flush())).map_err(Failure::Output)
+}
+
+fn execute(arguments: Arguments) -> Result<(), Failure> {
+    let driver = arguments.driver;
+    let json = arguments.json;
+    let request = match arguments.command {
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "elioctl", &mut script);
+            return print(&script);
+        }
+        Command::Man => return print(&manual::page()),
+        Command::List => return list(&driver, json),
+        Command::Info { minor } => return info(&driver, minor, json),
+        Command::GetFreeMinor => {
+            let minor = Driver::open(&driver)?.free_minor()?;
+            return if json {
+                print(format!("{}\n", json::free_minor(minor)).as_bytes())
+            } else {
+                print(format!("{minor}\n").as_bytes())
+            };
+        }
+        Command::SetupSnapshot { cache, fallocate, block_device, cow_file, minor } => {
+            Request::SetupSnapshot(SetupSnapshot {
+                block_device,
+                cow_file,
+                cow_mib: fallocate.unwrap_or(0),
+                cache_bytes: cache.unwrap_or(0),
+                minor,
+            })
+        }
+        Command::ReloadSnapshot(reload) => Request::ReloadSnapshot(reload.into()),
+        Command::ReloadIncremental(reload) => Request::ReloadIncremental(reload.into()),
+        Command::TransitionToIncremental { minor } => Request::TransitionToIncremental { minor },
+        Command::TransitionToSnapshot { fallocate, cow_file, minor } => {
+            Request::TransitionToSnapshot(TransitionToSnapshot { cow_file, cow_mib: fallocate.unwrap_or(0), minor })
+        }
+        Command::Destroy { minor } => Request::Destroy { minor },
+        Command::Reconfigure { cache, minor } => Request::Reconfigure { cache_bytes: cache.unwrap_or(0), minor },
+    };
+    let done = json::done(&request);
+    Driver::open(&driver)?.perform(request)?;
+    if json {
+        print(format!("{done}\n").as_bytes())
+    } else {
+        Ok(())
+    }
+}
+
+impl From<arguments::Reload> for Reload {
+    fn from(arguments: arguments::Reload) -> Reload {
+        Reload {
+            block_device: arguments.block_device,
+            cow_file: arguments.cow_file,
+            cache_bytes: arguments.cache.unwrap_or(0),
+            minor: arguments.minor,
+        }
+    }
+}
+
+/// A device and, from a driver that can tell, what its change list is worth.
+struct Device {
+    info: Info,
+    status: Option<abi::Status>,
+}
+
+fn info(driver: &Path, minor: u32, json: bool) -> Result<(), Failure> {
+    let mut driver = Driver::open(driver)?;
+    let info = driver.info(minor)?;
+    let status = driver.status(minor)?;
+    let device = Device { info, status };
+    if json {
+        print(format!("{}\n", json::device(&device)).as_bytes())
+    } else {
+        print(table::details(&device).as_bytes())
+    }
+}
+
+fn list(driver: &Path, json: bool) -> Result<(), Failure> {
+    let mut driver = Driver::open(driver)?;
+    let listing = driver.devices()?;
+    let mut devices = Vec::new();
+    for info in listing.devices {
+        let status = match driver.status(info.minor) {
+            Ok(status) => status,
+            // It may have been destroyed since it was listed; the others are still worth showing.
+            Err(Error::Refused { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        devices.push(Device { info, status });
+    }
+    if json {
+        print(format!("{}\n", json::list(&listing.driver_version, &devices)).as_bytes())
+    } else {
+        print(table::list(&devices).as_bytes())
+    }
+}
