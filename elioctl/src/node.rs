@@ -68,6 +68,56 @@ pub fn call(node: impl AsFd, request: &Request) -> Result<Vec<u8>, CallFault> {
     let outcome = unsafe { ioctl(node, call) };
     drop(strings);
     outcome.map_err(|errno| CallFault::Refused(Errno::from_raw(errno.raw_os_error()).unwrap_or(Errno::EIO)))?;
-    // Bit 31 of the number says that the kernel gives something back (_IOC_READ).
-    Ok(if command >> 31 == 1 { structure } else { Vec::new() })
+    Ok(if gives_back(command) { structure } else { Vec::new() })
+}
+
+/// Whether the kernel writes into the structure: `_IOC_READ`, bit 31 of the command.
+fn gives_back(command: u32) -> bool {
+    command >> 31 == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::abi;
+
+    #[test]
+    fn what_comes_back_is_told_by_the_command() {
+        assert!([abi::INFO, abi::GET_FREE, abi::STATUS].into_iter().all(gives_back));
+        assert!(![abi::SETUP_SNAPSHOT, abi::DESTROY, abi::RECONFIGURE].into_iter().any(gives_back));
+    }
+
+    #[test]
+    fn every_structure_has_the_size_its_command_encodes() {
+        // Nothing is behind this device: it refuses every command, but the call is made.
+        let device = std::fs::File::open("/dev/null").unwrap();
+        let reload = crate::request::Reload {
+            block_device: "/dev/sda1".into(),
+            cow_file: "/cow".into(),
+            cache_bytes: 1,
+            minor: 2,
+        };
+        for request in [
+            Request::SetupSnapshot(crate::request::SetupSnapshot {
+                block_device: "/dev/sda1".into(),
+                cow_file: "/cow".into(),
+                cow_mib: 1,
+                cache_bytes: 1,
+                minor: 2,
+            }),
+            Request::ReloadSnapshot(reload.clone()),
+            Request::ReloadIncremental(reload),
+            Request::Destroy { minor: 1 },
+            Request::TransitionToIncremental { minor: 1 },
+            Request::Reconfigure { cache_bytes: 1, minor: 1 },
+            Request::Info { minor: 1 },
+            Request::FreeMinor,
+            Request::Status { minor: 1, size: 112 },
+        ] {
+            match call(&device, &request) {
+                Err(CallFault::Refused(errno)) => assert_eq!(errno.get(), 25, "{request:?}"),
+                _ => panic!("{request:?} is not refused"),
+            }
+        }
+    }
 }

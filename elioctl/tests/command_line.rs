@@ -6,6 +6,7 @@ mod support;
 
 use elioctl::request::{Reply, Request};
 use elioctl::wire::Response;
+use elioctl::Driver;
 use model::errno::Errno;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -475,6 +476,18 @@ fn an_older_driver_has_no_verdict() {
         let shown = emulator.run(["list", "--json"]);
         assert_eq!(shown.json()["devices"][0]["status"], serde_json::Value::Null);
     }
+}
+
+#[test]
+fn a_minor_out_of_range_is_not_taken_for_an_older_driver() {
+    let emulator = Emulator::start(|request| match request {
+        Request::Status { .. } => Response::refused(Errno::EINVAL, ""),
+        other => three_devices(other),
+    });
+    let mut driver = Driver::open(&emulator.socket).unwrap();
+    assert_eq!(driver.status(4).unwrap(), None);
+    assert_eq!(driver.status(24).unwrap_err().errno(), Some(Errno::EINVAL));
+    assert_eq!(driver.status(7).unwrap_err().errno(), Some(Errno::ENOENT));
 }
 
 #[test]
