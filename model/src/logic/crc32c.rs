@@ -7,6 +7,7 @@ const POLYNOMIAL: u32 = 0x82f6_3b78;
 
 const TABLES: [[u32; 256]; 8] = tables();
 
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "evaluated at compile time only")]
 const fn tables() -> [[u32; 256]; 8] {
     let mut tables = [[0u32; 256]; 8];
     let mut byte = 0;

@@ -90,6 +90,6 @@ impl Errno {
 
     /// The negative number, as the kernel returns it and `info` reports it.
     pub const fn negative(self) -> i32 {
-        -self.0
+        self.0.wrapping_neg()
     }
 }

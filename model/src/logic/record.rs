@@ -15,7 +15,7 @@ use super::verdict::Reason;
 const MAGIC: &[u8; 4] = b"ELRC";
 const CRC_AT: usize = 4;
 const TOKEN_AT: usize = 64;
-const USED_END: usize = TOKEN_AT + TOKEN_SIZE;
+const _: () = assert!(TOKEN_AT + TOKEN_SIZE == SECTOR_SIZE);
 
 /// How far a file has come in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,6 +58,8 @@ pub struct Record {
     pub header_crc: u32,
     /// Checksum of the v1 header before that.
     pub former_header_crc: u32,
+    /// How much the list may report too much since earlier crashes (bytes).
+    pub excess_bytes: u64,
     /// Trusted contents of the device's block 0.
     pub token: Token,
 }
@@ -104,7 +106,8 @@ impl Record {
             lost: Reason::from_code(u8_at(&sector, 27)),
             header_crc: u32_at(&sector, 28),
             former_header_crc: u32_at(&sector, 32),
-            token: Token::parse(sector.get(TOKEN_AT..USED_END).unwrap_or(&[])),
+            excess_bytes: u64_at(&sector, 56),
+            token: Token::parse(sector.get(TOKEN_AT..).unwrap_or(&[])),
         })
     }
 
@@ -137,7 +140,8 @@ impl Record {
             put(&mut sector, 40, &closed.changed_blocks.to_le_bytes());
             put(&mut sector, 48, &closed.fpos.to_le_bytes());
         }
-        if let Some(token) = sector.get_mut(TOKEN_AT..USED_END) {
+        put(&mut sector, 56, &self.excess_bytes.to_le_bytes());
+        if let Some(token) = sector.get_mut(TOKEN_AT..) {
             self.token.store(token);
         }
         let crc = crc(&sector, seed);
@@ -161,6 +165,7 @@ mod tests {
             lost: Some(Reason::MarkFailed),
             header_crc: 8,
             former_header_crc: 9,
+            excess_bytes: 10,
             token: Token::new(&[1, 2, 3, 4, 5, 6, 7, 8]),
         }
     }

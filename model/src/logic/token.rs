@@ -2,9 +2,10 @@
 //! The trust token: which contents of the device's block 0, where every supported file system has
 //! its superblock, somebody who tracked may have left on the medium.
 //!
-//! Invariants: a sector's set holds the hash of every content that may be durable, as long as a
-//! content is admitted before the write that makes it is submitted. When a set is full the
-//! caller must flush the device and settle. Sectors are judged one by one, so a tear between two
+//! Invariants: a content is admitted, and the token made durable, before the write that makes it is
+//! submitted; so a sector's set holds what its last seven writes made, and whatever of them a
+//! crash leaves is accepted. Should a crash undo more than six unflushed writes of one sector, the
+//! token errs on the safe side and accuses. Sectors are judged one by one, so a tear between two
 //! of them accuses nobody.
 
 use super::bytes::{put, u64_at};
@@ -14,20 +15,25 @@ use super::memory::Block;
 /// Sectors of block 0.
 pub const SECTORS: usize = 8;
 /// Contents remembered for each sector.
-pub const CANDIDATES: usize = 4;
+pub const CANDIDATES: usize = 7;
 /// Size of the token in a record (bytes).
 pub const TOKEN_SIZE: usize = SECTORS * CANDIDATES * 8;
 
-/// The hashes of one content of block 0; a sector beyond the end of the device hashes as zeroes.
+/// What becomes of each sector of block 0; a sector beyond the end of the device hashes as zeroes.
 pub type Hashes = [u64; SECTORS];
 
-/// FNV-1a, 64 bits; 0 is given as 1.
+/// In [`Hashes`]: the write leaves this sector alone.
+pub const UNTOUCHED: u64 = 0;
+/// In [`Hashes`]: nobody knows what the sector will hold, because it is discarded.
+pub const UNKNOWN: u64 = u64::MAX;
+
+/// FNV-1a, 64 bits; the two values with a meaning of their own are given as 1.
 pub fn hash(bytes: &[u8]) -> u64 {
     let mut state: u64 = 0xcbf2_9ce4_8422_2325;
     for byte in bytes {
         state = (state ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
     }
-    if state == 0 {
+    if state == UNTOUCHED || state == UNKNOWN {
         1
     } else {
         state
@@ -48,17 +54,6 @@ pub fn hashes(block: &Block) -> Hashes {
 pub struct Token {
     /// Newest first; 0 is an unused place.
     sectors: [[u64; CANDIDATES]; SECTORS],
-}
-
-/// What [`Token::admit`] did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admitted {
-    /// Every sector was in its set already.
-    Known,
-    /// The token changed and must be durable before the write is submitted.
-    Changed,
-    /// A set is full: flush the device, [`Token::settle`], try again.
-    Full,
 }
 
 impl Token {
@@ -100,33 +95,43 @@ impl Token {
         self.sectors.iter().zip(content).all(|(set, hash)| *hash != 0 && set.contains(hash))
     }
 
-    /// Adds a content that is about to be written, as the newest. Changes nothing when `Full`.
-    pub fn admit(&mut self, content: &Hashes) -> Admitted {
-        let full = self
-            .sectors
-            .iter()
-            .zip(content)
-            .any(|(set, hash)| !set.contains(hash) && set.last().is_some_and(|h| *h != 0));
-        if full {
-            return Admitted::Full;
-        }
-        let mut admitted = Admitted::Known;
-        for (set, hash) in self.sectors.iter_mut().zip(content) {
-            if set.contains(hash) {
-                continue;
+    /// Adds what another token has gathered since.
+    pub fn extend(&mut self, newer: &Token) {
+        for place in (0..CANDIDATES).rev() {
+            let mut content = [UNTOUCHED; SECTORS];
+            for (hash, set) in content.iter_mut().zip(&newer.sectors) {
+                *hash = set.get(place).copied().unwrap_or(UNTOUCHED);
             }
-            set.rotate_right(1);
+            self.admit(&content);
+        }
+    }
+
+    /// Adds what a write is about to make of block 0. Returns whether the token must be made durable
+    /// before that write is submitted.
+    pub fn admit(&mut self, content: &Hashes) -> bool {
+        let mut changed = false;
+        for (set, hash) in self.sectors.iter_mut().zip(content) {
+            match *hash {
+                UNTOUCHED => continue,
+                UNKNOWN => {
+                    changed |= set.first().is_some_and(|newest| *newest != 0);
+                    *set = [0; CANDIDATES];
+                    continue;
+                }
+                _ => {}
+            }
+            // Newest first, also where the content is known: it must outlive the older ones.
+            let at = set.iter().position(|known| known == hash);
+            changed |= at.is_none();
+            let end = at.map_or(CANDIDATES, |at| at.saturating_add(1));
+            if let Some(head) = set.get_mut(..end) {
+                head.rotate_right(1);
+            }
             if let Some(first) = set.first_mut() {
                 *first = *hash;
             }
-            admitted = Admitted::Changed;
         }
-        admitted
-    }
-
-    /// The medium is known to hold `content`, and no write to block 0 is on its way: forgets all else.
-    pub fn settle(&mut self, content: &Hashes) {
-        *self = Token::new(content);
+        changed
     }
 }
 
@@ -150,8 +155,8 @@ mod tests {
     #[test]
     fn accepts_what_was_admitted_and_any_tear_between_but_nothing_else() {
         let mut token = Token::new(&content(1));
-        assert_eq!(token.admit(&content(2)), Admitted::Changed);
-        assert_eq!(token.admit(&content(2)), Admitted::Known);
+        assert!(token.admit(&content(2)));
+        assert!(!token.admit(&content(2)));
         let mut torn = content(1);
         torn[3] = content(2)[3];
         assert!(token.accepts(&content(1)) && token.accepts(&content(2)) && token.accepts(&torn));
@@ -161,17 +166,33 @@ mod tests {
     }
 
     #[test]
-    fn a_fifth_content_needs_a_flush_first() {
+    fn the_last_seven_contents_of_a_sector_are_trusted() {
         let mut token = Token::new(&content(1));
-        for seed in 2..=4 {
-            assert_eq!(token.admit(&content(seed)), Admitted::Changed);
+        for seed in 2..=7 {
+            assert!(token.admit(&content(seed)));
         }
-        let before = token;
-        assert_eq!(token.admit(&content(5)), Admitted::Full);
-        assert_eq!(token, before);
-        token.settle(&content(4));
-        assert!(!token.accepts(&content(1)) && token.accepts(&content(4)));
-        assert_eq!(token.admit(&content(5)), Admitted::Changed);
+        assert!(token.accepts(&content(1)));
+        // Written again, so it is the newest now and content 2 the oldest.
+        assert!(!token.admit(&content(1)));
+        assert!(token.admit(&content(8)));
+        assert!(token.accepts(&content(1)) && !token.accepts(&content(2)) && token.accepts(&content(3)));
+    }
+
+    #[test]
+    fn untouched_sectors_stay_and_discarded_ones_are_not_trusted() {
+        let mut token = Token::new(&content(1));
+        let mut partial = [UNTOUCHED; SECTORS];
+        partial[2] = content(2)[2];
+        assert!(token.admit(&partial));
+        let mut now = content(1);
+        now[2] = content(2)[2];
+        assert!(token.accepts(&now) && token.accepts(&content(1)));
+        partial[2] = UNKNOWN;
+        assert!(token.admit(&partial));
+        assert!(!token.admit(&partial));
+        assert!(!token.accepts(&now));
+        partial[2] = now[2];
+        assert!(token.admit(&partial) && token.accepts(&now));
     }
 
     #[test]

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! An epoch: one file, its header block, its bits and its marks.
+//!
+//! Invariants: every write of the header block carries one new record and leaves the other slot as
+//! it is; the v1 header in it changes only after a record that announces it is durable.
+
+use super::bytes::put;
+use super::commit::Commit;
+use super::fast::Fast;
+use super::geometry::{Geometry, BLOCK_SHIFT};
+use super::header::{Header, Uuid};
+use super::identity::Identity;
+use super::memory::{Block, Memory};
+use super::record::{Phase, Record};
+use super::region::Region;
+use super::token::Token;
+use super::tracking::{Seal, Tracking};
+
+/// How many elements the arrays of an epoch have; all of them are full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// Zero words of the bitmap.
+    pub words: u64,
+    /// Clean regions.
+    pub regions: u64,
+    /// Quiet commits, one a coarse page.
+    pub pages: u64,
+}
+
+impl Needs {
+    /// What an epoch of such a device needs.
+    pub const fn of(geometry: Geometry) -> Needs {
+        Needs { words: geometry.zones(), regions: geometry.regions(), pages: geometry.coarse_pages() }
+    }
+}
+
+/// What a new file is made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The device's sizes.
+    pub geometry: Geometry,
+    /// Number of the snapshot in its series.
+    pub seqid: u64,
+    /// Identity of the series.
+    pub uuid: Uuid,
+    /// Random, new for every file.
+    pub salt: u64,
+    /// Limit of the file (bytes).
+    pub file_bytes: u64,
+}
+
+/// One file and what is tracked into it.
+pub struct Epoch<M: Memory> {
+    /// What the file belongs to.
+    pub identity: Identity,
+    /// The v1 header as it is in the header block.
+    pub header: Header,
+    /// The record as the next write of the header block will carry it.
+    pub record: Record,
+    /// The write state of the header block.
+    pub commit: Commit,
+    /// The bits.
+    pub fast: M::Shared<Fast<M>>,
+    /// The marks.
+    pub tracking: Tracking<M>,
+    /// The last write of the header block failed.
+    pub head_failed: bool,
+    head: M::Page,
+}
+
+impl<M: Memory> Clone for Epoch<M> {
+    fn clone(&self) -> Self {
+        Epoch { fast: self.fast.clone(), tracking: self.tracking.clone(), head: self.head.clone(), ..*self }
+    }
+}
+
+impl<M: Memory> Epoch<M> {
+    /// The epoch of a new file in snapshot mode, nothing of it written yet. `fast` was made from
+    /// zero words.
+    pub fn new(
+        origin: Origin,
+        fast: M::Shared<Fast<M>>,
+        regions: M::Vec<Region>,
+        pages: M::Vec<Commit>,
+        mut head: M::Page,
+    ) -> Self {
+        let identity = Identity { geometry: origin.geometry, salt: origin.salt };
+        let header = Header {
+            clean: false,
+            index_only: false,
+            fpos: origin.geometry.data_block(),
+            fsize: origin.file_bytes,
+            seqid: origin.seqid,
+            uuid: origin.uuid,
+            changed_blocks: Some(0),
+        };
+        let record = Record {
+            sequence: 0,
+            epoch: origin.seqid,
+            phase: Phase::Prepared,
+            snapshot: true,
+            closed: None,
+            lost: None,
+            header_crc: header.crc(),
+            former_header_crc: header.crc(),
+            excess_bytes: 0,
+            token: Token::empty(),
+        };
+        let tracking = Tracking::new(origin.geometry, regions, pages);
+        let bytes: &mut Block = &mut head;
+        bytes.fill(0);
+        identity.store(bytes);
+        put(bytes, 0, &header.to_bytes());
+        Epoch { identity, header, record, commit: Commit::new(), fast, tracking, head_failed: false, head }
+    }
+
+    /// The epoch of a file that was found, from its header block.
+    pub fn found(
+        block: &Block,
+        identity: Identity,
+        header: Header,
+        record: Record,
+        fast: M::Shared<Fast<M>>,
+        tracking: Tracking<M>,
+        mut head: M::Page,
+    ) -> Self {
+        head.copy_from_slice(block);
+        Epoch { identity, header, record, commit: Commit::new(), fast, tracking, head_failed: false, head }
+    }
+
+    /// What the tracking pages are sealed with.
+    pub fn seal(&self) -> Seal {
+        Seal { seed: self.identity.seed(), epoch: self.header.seqid }
+    }
+
+    /// Limit of the file (file blocks).
+    pub fn file_blocks(&self) -> u64 {
+        self.header.fsize >> BLOCK_SHIFT
+    }
+
+    /// Has the record written, as it is when the write begins. Returns the ticket.
+    pub fn request(&mut self) -> u64 {
+        self.commit.request()
+    }
+
+    /// The record announces a header. Once that is durable, [`Epoch::install`] it.
+    pub fn announce(&mut self, header: &Header) -> u64 {
+        self.record.former_header_crc = self.header.crc();
+        self.record.header_crc = header.crc();
+        self.request()
+    }
+
+    /// Puts an announced header into the header block. Returns the ticket.
+    pub fn install(&mut self, header: Header) -> u64 {
+        self.header = header;
+        put(&mut *self.head, 0, &header.to_bytes());
+        self.request()
+    }
+
+    /// A write of the header block begins; its bytes are in `out`.
+    pub fn begin_head(&mut self, out: &mut Block) {
+        self.commit.begin();
+        self.record.sequence = self.record.sequence.saturating_add(1);
+        let seed = self.identity.seed();
+        self.record.store(&mut self.head, seed);
+        out.copy_from_slice(&*self.head);
+    }
+
+    /// Blocks of the list: every block if it is lost.
+    pub fn changed_blocks(&self) -> u64 {
+        let geometry = self.identity.geometry;
+        if self.record.lost.is_some() {
+            return geometry.blocks();
+        }
+        (0..geometry.zones()).map(|zone| u64::from(self.fast.word(zone).count_ones())).fold(0, u64::saturating_add)
+    }
+
+    /// Memory held (bytes).
+    pub fn memory_bytes(&self) -> u64 {
+        self.fast.memory_bytes().saturating_add(self.tracking.memory_bytes()).saturating_add(4096)
+    }
+
+    /// Whether nothing is in flight or wanted.
+    pub fn is_quiet(&self) -> bool {
+        self.commit.is_quiet() && self.tracking.is_quiet()
+    }
+}

@@ -1,0 +1,922 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Commands as steps, each of which a crash may follow.
+//!
+//! Invariants: one command at a time; between two steps the device is in a state from which reload
+//! loses no changed block. The instant of a switch lies while the gate is shut, every write that
+//! was let through is complete, and nothing of the current epoch is in flight; the former file is
+//! durably sealed before the next one is durably active, and that before the gate opens.
+
+use super::bytes;
+use super::coarse::CoarseSector;
+use super::crc32c;
+use super::device::{Device, Old};
+use super::effect::{Effect, File, Page, Step};
+use super::epoch::Epoch;
+use super::errno::Errno;
+use super::geometry::{low_bits, INDEX_BLOCK, PAGE_ENTRIES, REGION_BLOCKS, REGION_ZONES, SECTOR_SIZE, ZONE_BLOCKS};
+use super::header::Header;
+use super::memory::{Block, Memory};
+use super::record::{Closed, Phase};
+use super::state::{Event, State};
+use super::token::{self, Token};
+use super::tracking::region_bits;
+use super::verdict::Reason;
+
+/// Index pages of a finished file that are written at a time.
+const INDEX_DEPTH: u32 = 8;
+
+/// How a reload finds its file.
+pub struct Found<M: Memory> {
+    /// The epoch as the header block tells it; the marks are not loaded yet.
+    pub epoch: Epoch<M>,
+    /// Memory for the old data, if the snapshot survived.
+    pub old: Option<Old<M>>,
+    /// Hashes of block 0 as it was before anybody could write to it.
+    pub block0: token::Hashes,
+}
+
+/// The command in progress.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Operation {
+    /// None.
+    Idle,
+    /// Setup, or transition to snapshot.
+    Take(Take),
+    /// Transition to incremental.
+    Drop(Drop),
+    /// Verification of a file that was found.
+    Verify(Verify),
+    /// Closing in order.
+    Close(Close),
+    /// Removal; waits for what is in flight.
+    Destroy {
+        /// The file is on its way out.
+        removing: bool,
+    },
+    /// Over, but for the telling.
+    Finished {
+        /// How it ended.
+        result: Result<(), Errno>,
+    },
+}
+
+/// Steps of taking a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Take {
+    /// The coarse pages of the next file are being written.
+    Pages,
+    /// They are being made durable.
+    Flush { asked: bool },
+    /// Its header block is being written.
+    Prepare { ticket: u64 },
+    /// The file system is being frozen.
+    Freeze { asked: bool },
+    /// Writes let through are being waited for.
+    Drain { asked: bool },
+    /// What is in flight of the current epoch is being waited for.
+    Quiet,
+    /// Block 0 is being read.
+    Token { asked: bool },
+    /// The current file is being sealed.
+    Seal { ticket: u64 },
+    /// The next file is being made active.
+    Activate { ticket: u64 },
+    /// The files change their roles.
+    Switch { asked: bool },
+    /// The file system is being thawed.
+    Thaw { asked: bool, result: Result<(), Errno> },
+    /// The former file's index is being completed.
+    Index { page: u64, flying: u32, result: Result<(), Errno> },
+    /// It is being made durable.
+    FlushFormer { asked: bool },
+    /// The former file's clean header is being announced.
+    Announce { ticket: u64, header: Header },
+    /// It is being written.
+    Clean { ticket: u64 },
+    /// The former file is being closed.
+    CloseFormer { asked: bool, result: Result<(), Errno> },
+    /// The seal of the current file is being taken back after a failure.
+    Unseal { ticket: u64, result: Errno },
+    /// The next file is being removed after a failure.
+    Undo { asked: bool, result: Errno },
+}
+
+/// Steps of going incremental.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Drop {
+    /// Old data in flight is being waited for.
+    Quiet,
+    /// The header is being announced.
+    Announce { ticket: u64, header: Header },
+    /// It is being written.
+    Header { ticket: u64 },
+    /// The file is being cut.
+    Truncate { asked: bool },
+}
+
+/// Steps of a verification.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Verify {
+    /// Coarse pages are being read.
+    Coarse { page: u64, asked: bool, digest: u32 },
+    /// Fine pages are being read.
+    Fine { page: u64, asked: bool },
+    /// The record says open again, and announces a dirty header.
+    Announce { ticket: u64, header: Header },
+    /// The header is being written.
+    Header { ticket: u64 },
+    /// Marks for what was written meanwhile are being made durable.
+    Marks,
+}
+
+/// Steps of closing in order.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Close {
+    /// Writes let through are being waited for.
+    Drain { asked: bool },
+    /// Old data is being stored and mapped.
+    Old,
+    /// Regions are being settled; whether the sweep for that has begun.
+    Settle { swept: bool },
+    /// Everything is being made durable.
+    Flush { asked: bool },
+    /// Block 0 is being read.
+    Token { asked: bool },
+    /// The closing record is being written.
+    Announce { ticket: u64, header: Header },
+    /// The header is being written.
+    Header { ticket: u64 },
+}
+
+impl<M: Memory> Device<M> {
+    /// Whether a command is in progress.
+    pub fn is_busy(&self) -> bool {
+        self.operation != Operation::Idle
+    }
+
+    /// Begins setup-snapshot, or transition-to-snapshot when there is a current file. `next` is the
+    /// new file's epoch, nothing of it written; `old` keeps its old data. `EBUSY` while another
+    /// command is in progress, `EINVAL` in the wrong state.
+    pub fn take_snapshot(&mut self, mut next: Epoch<M>, old: Old<M>) -> Result<(), Errno> {
+        self.check_idle()?;
+        if self.current.is_some() {
+            self.state.after(Event::ToSnapshot)?;
+        }
+        next.tracking.write_all();
+        self.next = Some(next);
+        self.next_old = Some(old);
+        self.operation = Operation::Take(Take::Pages);
+        Ok(())
+    }
+
+    /// Begins transition-to-incremental. A snapshot that has failed can be left as well: the list of
+    /// changes is whole.
+    pub fn drop_snapshot(&mut self) -> Result<(), Errno> {
+        self.check_idle()?;
+        self.state = self.state.after(Event::ToIncremental)?;
+        self.abandon_old();
+        self.operation = Operation::Drop(Drop::Quiet);
+        Ok(())
+    }
+
+    /// Begins the verification of the file that a reload asked for.
+    pub fn verify(&mut self, found: Found<M>) -> Result<(), Errno> {
+        self.check_idle()?;
+        if !self.state.unverified {
+            return Err(Errno::EINVAL);
+        }
+        let accepted = found.epoch.record.token.accepts(&found.block0);
+        self.lost = found.epoch.record.lost;
+        if !accepted {
+            self.lost = self.lost.or(Some(Reason::UntrackedWrites));
+        }
+        self.current = Some(found.epoch);
+        self.old = found.old;
+        self.operation = Operation::Verify(Verify::Coarse { page: 0, asked: false, digest: 0 });
+        Ok(())
+    }
+
+    /// The file that a reload asked for is no good.
+    pub fn refuse(&mut self, errno: Errno) {
+        self.error = Some(errno);
+    }
+
+    /// Begins closing in order, as before an unload or a shutdown. New writes are held for good.
+    pub fn close(&mut self) -> Result<(), Errno> {
+        self.check_idle()?;
+        self.shut_gate();
+        self.operation = match self.current {
+            Some(_) => Operation::Close(Close::Drain { asked: false }),
+            None => Operation::Finished { result: Ok(()) },
+        };
+        Ok(())
+    }
+
+    /// Begins removal. Whatever is held goes on untracked.
+    pub fn destroy(&mut self) -> Result<(), Errno> {
+        self.check_idle()?;
+        self.abandon_old();
+        self.operation = Operation::Destroy { removing: false };
+        Ok(())
+    }
+
+    /// The volume was mounted or unmounted. Only a hint: tracking goes on.
+    pub fn mounted(&mut self, mounted: bool) {
+        let event = if mounted { Event::Mount } else { Event::Umount };
+        if let Ok(state) = self.state.after(event) {
+            self.state = state;
+        }
+    }
+
+    /// Gives up the old data, and lets every write go on that waited for some.
+    fn abandon_old(&mut self) {
+        if let Some(old) = &mut self.old {
+            old.copies.fail(Errno::EIO);
+        }
+        self.note_failure();
+    }
+
+    fn finish(&mut self, result: Result<(), Errno>) {
+        self.operation = Operation::Finished { result };
+    }
+
+    fn check_idle(&self) -> Result<(), Errno> {
+        if self.is_busy() {
+            Err(Errno::EBUSY)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn shut_gate(&mut self) {
+        self.gate_shut = true;
+        self.fast.shut();
+    }
+
+    fn open_gate(&mut self) {
+        self.gate_shut = false;
+        self.fast.open();
+        self.ready.append(&mut self.holds, &mut self.gate);
+    }
+
+    /// The next effect of the command in progress.
+    pub(super) fn poll_operation(&mut self, out: &mut Block) -> Option<Effect> {
+        loop {
+            let before = self.operation.clone();
+            let effect = match before.clone() {
+                Operation::Idle => return None,
+                Operation::Take(take) => self.poll_take(take, out),
+                Operation::Drop(drop) => self.poll_drop(drop),
+                Operation::Verify(verify) => self.poll_verify(verify),
+                Operation::Close(close) => self.poll_close(close),
+                Operation::Destroy { removing } => self.poll_destroy(removing),
+                Operation::Finished { result } => {
+                    self.operation = Operation::Idle;
+                    return Some(Effect::Done { result });
+                }
+            };
+            if effect.is_some() {
+                return effect;
+            }
+            // A step that was taken may have made other work, which goes before the next step.
+            if self.operation == before || self.has_background_work() {
+                return None;
+            }
+        }
+    }
+
+    fn has_background_work(&self) -> bool {
+        let epochs = [&self.current, &self.next, &self.former];
+        !self.ready.is_empty() || epochs.into_iter().flatten().any(|epoch| epoch.commit.wants_write())
+    }
+
+    fn done(&mut self, result: Result<(), Errno>) -> Option<Effect> {
+        self.finish(result);
+        None
+    }
+
+    fn ask(&mut self, next: Operation, step: Step) -> Option<Effect> {
+        self.operation = next;
+        Some(Effect::Step(step))
+    }
+
+    fn redeemed(&self, file: File, ticket: u64) -> Option<Result<(), Errno>> {
+        let epoch = match file {
+            File::Current => &self.current,
+            File::Next => &self.next,
+            File::Former => &self.former,
+        };
+        let epoch = epoch.as_ref()?;
+        if !epoch.commit.is_redeemed(ticket) {
+            return None;
+        }
+        Some(if epoch.head_failed { Err(Errno::EIO) } else { Ok(()) })
+    }
+
+    // --- taking a snapshot ----------------------------------------------------------------
+
+    fn poll_take(&mut self, take: Take, out: &mut Block) -> Option<Effect> {
+        let go = |take| Operation::Take(take);
+        match take {
+            Take::Pages => {
+                let next = self.next.as_ref()?;
+                if next.head_failed {
+                    return self.undo(Errno::EIO);
+                }
+                if next.is_quiet() {
+                    self.operation = go(Take::Flush { asked: false });
+                }
+                None
+            }
+            Take::Flush { asked: false } => {
+                self.operation = go(Take::Flush { asked: true });
+                Some(Effect::Flush { file: File::Next })
+            }
+            Take::Prepare { ticket } => match self.redeemed(File::Next, ticket)? {
+                Ok(()) => {
+                    self.operation = go(Take::Freeze { asked: false });
+                    None
+                }
+                Err(errno) => self.undo(errno),
+            },
+            Take::Freeze { asked: false } => self.ask(go(Take::Freeze { asked: true }), Step::Freeze),
+            Take::Drain { asked: false } => self.ask(go(Take::Drain { asked: true }), Step::Drain),
+            Take::Quiet => {
+                if self.current.as_ref().is_none_or(Epoch::is_quiet) {
+                    self.operation = go(Take::Token { asked: false });
+                }
+                None
+            }
+            Take::Token { asked: false } => self.ask(go(Take::Token { asked: true }), Step::ReadBlock0),
+            Take::Seal { ticket } => match self.current.is_some().then(|| self.redeemed(File::Current, ticket)) {
+                Some(None) => None,
+                Some(Some(Err(errno))) => self.undo(errno),
+                None | Some(Some(Ok(()))) => {
+                    let next = self.next.as_mut()?;
+                    next.record.phase = Phase::Active;
+                    let ticket = next.request();
+                    self.operation = go(Take::Activate { ticket });
+                    None
+                }
+            },
+            Take::Activate { ticket } => match self.redeemed(File::Next, ticket)? {
+                Err(errno) => self.undo(errno),
+                Ok(()) => {
+                    self.switch();
+                    self.ask(go(Take::Switch { asked: true }), Step::Switch)
+                }
+            },
+            Take::Thaw { asked: false, result } => self.ask(go(Take::Thaw { asked: true, result }), Step::Thaw),
+            Take::Index { page, flying, result } => self.poll_former_index(page, flying, result, out),
+            Take::FlushFormer { asked: false } => {
+                self.operation = go(Take::FlushFormer { asked: true });
+                Some(Effect::Flush { file: File::Former })
+            }
+            Take::Announce { ticket, header } => {
+                let result = self.redeemed(File::Former, ticket)?;
+                let former = self.former.as_mut()?;
+                self.operation = match result {
+                    Ok(()) => go(Take::Clean { ticket: former.install(header) }),
+                    Err(_) => go(Take::CloseFormer { asked: false, result }),
+                };
+                None
+            }
+            Take::Clean { ticket } => {
+                let result = self.redeemed(File::Former, ticket)?;
+                self.operation = go(Take::CloseFormer { asked: false, result });
+                None
+            }
+            Take::CloseFormer { asked: false, result } => {
+                self.ask(go(Take::CloseFormer { asked: true, result }), Step::CloseFormer)
+            }
+            Take::Unseal { ticket, result } => {
+                // Should even this fail, a reload finds a sealed file and says so.
+                let _ = self.redeemed(File::Current, ticket)?;
+                self.open_gate();
+                self.operation = go(Take::Thaw { asked: false, result: Err(result) });
+                None
+            }
+            Take::Undo { asked: false, result } => self.ask(go(Take::Undo { asked: true, result }), Step::RemoveNext),
+            _ => None,
+        }
+    }
+
+    /// Takes back what a failed snapshot changed. The former epoch goes on.
+    fn undo(&mut self, errno: Errno) -> Option<Effect> {
+        self.operation = Operation::Take(match &mut self.current {
+            _ if !self.gate_shut => Take::Undo { asked: false, result: errno },
+            Some(epoch) if epoch.record.phase == Phase::Sealed => {
+                // The seal may have reached the medium: no write goes on before it is off again.
+                epoch.record.phase = Phase::Active;
+                Take::Unseal { ticket: epoch.request(), result: errno }
+            }
+            _ => {
+                self.open_gate();
+                Take::Thaw { asked: false, result: Err(errno) }
+            }
+        });
+        None
+    }
+
+    /// The instant of the snapshot: the next epoch becomes the current one.
+    fn switch(&mut self) {
+        self.former = self.current.take();
+        self.current = self.next.take();
+        self.old = self.next_old.take();
+        self.changed = 0;
+        self.lost = None;
+        self.snapshot_error = None;
+        if let Some(epoch) = &self.current {
+            self.fast = epoch.fast.clone();
+        }
+        self.fast.shut();
+        self.state = match self.former {
+            Some(_) => State { snapshot: true, ..self.state },
+            None => State::ACTIVE_SNAPSHOT,
+        };
+    }
+
+    /// Writes the list of the former epoch into its index.
+    fn poll_former_index(
+        &mut self,
+        page: u64,
+        flying: u32,
+        result: Result<(), Errno>,
+        out: &mut Block,
+    ) -> Option<Effect> {
+        let Some(former) = self.former.as_mut() else {
+            return self.done(result);
+        };
+        let pages = former.identity.geometry.index_pages();
+        let lost = former.record.lost.is_some();
+        let mut page = page;
+        while page < pages && flying < INDEX_DEPTH {
+            if fill_index_page(former, page, lost, out) {
+                let next = page.saturating_add(1);
+                self.operation = Operation::Take(Take::Index { page: next, flying: flying.saturating_add(1), result });
+                let block = INDEX_BLOCK.saturating_add(page);
+                return Some(Effect::WritePage { file: File::Former, page: Page::Index(page), block, durable: false });
+            }
+            page = page.saturating_add(1);
+        }
+        let next = if page < pages || flying > 0 {
+            Take::Index { page, flying, result }
+        } else if result.is_err() {
+            Take::CloseFormer { asked: false, result }
+        } else {
+            Take::FlushFormer { asked: false }
+        };
+        self.operation = Operation::Take(next);
+        None
+    }
+
+    pub(super) fn former_index_written(&mut self, written: Result<(), Errno>) {
+        if let Operation::Take(Take::Index { flying, result, .. }) = &mut self.operation {
+            *flying = flying.saturating_sub(1);
+            *result = result.and(written);
+        }
+    }
+
+    // --- going incremental ----------------------------------------------------------------
+
+    fn poll_drop(&mut self, drop: Drop) -> Option<Effect> {
+        let next = match drop {
+            Drop::Quiet => {
+                if self.old.as_ref().is_some_and(|old| !old.copies.is_quiet() || !old.index.is_idle()) {
+                    return None;
+                }
+                self.old = None;
+                self.snapshot_error = None;
+                let changed_blocks = Some(self.changed);
+                let fpos = self.geometry.data_block();
+                let epoch = self.current.as_mut()?;
+                let header = Header { index_only: true, fpos, changed_blocks, ..epoch.header };
+                epoch.record.snapshot = false;
+                Drop::Announce { ticket: epoch.announce(&header), header }
+            }
+            Drop::Announce { ticket, header } => {
+                if let Err(errno) = self.redeemed(File::Current, ticket)? {
+                    return self.done(Err(errno));
+                }
+                Drop::Header { ticket: self.current.as_mut()?.install(header) }
+            }
+            Drop::Header { ticket } => {
+                if let Err(errno) = self.redeemed(File::Current, ticket)? {
+                    return self.done(Err(errno));
+                }
+                Drop::Truncate { asked: false }
+            }
+            Drop::Truncate { asked: false } => {
+                let block = self.geometry.data_block();
+                return self.ask(Operation::Drop(Drop::Truncate { asked: true }), Step::Truncate { block });
+            }
+            Drop::Truncate { asked: true } => return None,
+        };
+        self.operation = Operation::Drop(next);
+        None
+    }
+
+    // --- verification ---------------------------------------------------------------------
+
+    fn poll_verify(&mut self, verify: Verify) -> Option<Effect> {
+        let geometry = self.geometry;
+        let next = match verify {
+            Verify::Coarse { page, asked: false, digest } => {
+                let block = geometry.coarse_block().saturating_add(page);
+                self.operation = Operation::Verify(Verify::Coarse { page, asked: true, digest });
+                return Some(Effect::ReadPage { file: File::Current, page: Page::Coarse(page), block });
+            }
+            Verify::Fine { page, asked: false } => {
+                if page >= geometry.fine_pages() {
+                    self.take_over();
+                    let epoch = self.current.as_mut()?;
+                    let header = Header { clean: false, index_only: !epoch.record.snapshot, ..epoch.header };
+                    Verify::Announce { ticket: epoch.announce(&header), header }
+                } else if self.current.as_ref().is_some_and(|epoch| epoch.tracking.wants_fine(page)) {
+                    let block = geometry.fine_block().saturating_add(page);
+                    self.operation = Operation::Verify(Verify::Fine { page, asked: true });
+                    return Some(Effect::ReadPage { file: File::Current, page: Page::Fine(page), block });
+                } else {
+                    Verify::Fine { page: page.saturating_add(1), asked: false }
+                }
+            }
+            Verify::Announce { ticket, header } => {
+                if let Err(errno) = self.redeemed(File::Current, ticket)? {
+                    return self.fail_verification(errno);
+                }
+                Verify::Header { ticket: self.current.as_mut()?.install(header) }
+            }
+            Verify::Header { ticket } => {
+                if let Err(errno) = self.redeemed(File::Current, ticket)? {
+                    return self.fail_verification(errno);
+                }
+                let (epoch, fast) = (self.current.as_mut()?, &self.fast);
+                epoch.tracking.touch_noted(|region| region_bits(&**fast, region).iter().any(|word| *word != 0));
+                Verify::Marks
+            }
+            Verify::Marks => {
+                if !self.current.as_ref()?.tracking.is_quiet() {
+                    return None;
+                }
+                let snapshot = self.old.is_some();
+                self.state = self.state.after(Event::Verified { snapshot }).unwrap_or(self.state);
+                self.open_gate();
+                return self.done(Ok(()));
+            }
+            _ => return None,
+        };
+        self.operation = Operation::Verify(next);
+        None
+    }
+
+    fn fail_verification(&mut self, errno: Errno) -> Option<Effect> {
+        self.error = Some(errno);
+        self.current = None;
+        self.old = None;
+        self.done(Err(errno))
+    }
+
+    pub(super) fn operation_page_read(&mut self, page: Page, result: Result<&Block, Errno>) {
+        let Operation::Verify(verify) = self.operation.clone() else { return };
+        let next = match (verify, page) {
+            (Verify::Coarse { page, digest, .. }, Page::Coarse(_)) => {
+                let digest = self.take_coarse(page, result, digest);
+                let next = page.saturating_add(1);
+                if next < self.geometry.coarse_pages() {
+                    Verify::Coarse { page: next, asked: false, digest }
+                } else {
+                    self.check_digest(digest);
+                    Verify::Fine { page: 0, asked: false }
+                }
+            }
+            (Verify::Fine { page, .. }, Page::Fine(_)) => {
+                self.take_fine(page, result.ok());
+                Verify::Fine { page: page.saturating_add(1), asked: false }
+            }
+            (verify, _) => verify,
+        };
+        self.operation = Operation::Verify(next);
+    }
+
+    /// Takes over a coarse page; returns the digest so far.
+    fn take_coarse(&mut self, page: u64, result: Result<&Block, Errno>, digest: u32) -> u32 {
+        let unreadable = [0; super::memory::BLOCK_SIZE];
+        let block = result.unwrap_or(&unreadable);
+        let geometry = self.geometry;
+        let Some(epoch) = &mut self.current else { return digest };
+        let seal = epoch.seal();
+        let (fast, record) = (&self.fast, &mut epoch.record);
+        let mut changed = self.changed;
+        epoch.tracking.load_coarse(page, block, seal, |region| {
+            changed = changed.saturating_add(set_whole(&**fast, geometry, region));
+            record.excess_bytes = record.excess_bytes.saturating_add(geometry.region_bytes(region));
+        });
+        self.changed = changed;
+        block.chunks_exact(SECTOR_SIZE).fold(digest, |digest, sector| {
+            let crc = CoarseSector::stored_crc(&bytes::array(sector, 0));
+            crc32c::update(digest, &crc.to_le_bytes())
+        })
+    }
+
+    /// A file that was closed in order must be as it was closed.
+    fn check_digest(&mut self, digest: u32) {
+        let closed = self.current.as_ref().and_then(|epoch| epoch.record.closed);
+        if closed.is_some_and(|closed| closed.digest != digest) && self.lost.is_none() {
+            self.lost = Some(Reason::Damaged);
+        }
+    }
+
+    fn take_fine(&mut self, page: u64, block: Option<&Block>) {
+        let geometry = self.geometry;
+        let Some(epoch) = &mut self.current else { return };
+        let seal = epoch.seal();
+        let (fast, record) = (&self.fast, &mut epoch.record);
+        let mut changed = self.changed;
+        epoch.tracking.load_fine(page, block, seal, |region, bits| {
+            let Some(bits) = bits else {
+                changed = changed.saturating_add(set_whole(&**fast, geometry, region));
+                record.excess_bytes = record.excess_bytes.saturating_add(geometry.region_bytes(region));
+                return false;
+            };
+            let mut unknown = false;
+            let noted = region_bits(&**fast, region);
+            let zones = (region.saturating_mul(REGION_ZONES)..).zip(bits.iter().zip(noted));
+            for (zone, (bits, noted)) in zones {
+                unknown |= noted & !bits != 0;
+                changed = changed.saturating_add(fast.set(zone, bits & geometry.zone_mask(zone)).into());
+            }
+            unknown
+        });
+        self.changed = changed;
+    }
+
+    /// The file is known: from here on it is tracked into.
+    fn take_over(&mut self) {
+        let geometry = self.geometry;
+        let old_is_whole = self.lost.is_none();
+        let Some(epoch) = &mut self.current else { return };
+        let fast = &self.fast;
+        if let (Some(closed), true) = (epoch.record.closed, epoch.record.snapshot) {
+            epoch.header.fpos = closed.fpos;
+        }
+        epoch.record.token.extend(&self.noted_token);
+        epoch.record.closed = None;
+        epoch.record.phase = Phase::Active;
+        epoch.fast = fast.clone();
+        epoch.record.lost = self.lost;
+        match &mut self.old {
+            Some(old) if old_is_whole => {
+                // Every index page whose blocks changed may be on the file.
+                for page in 0..geometry.index_pages() {
+                    let zones = page.saturating_mul(PAGE_ENTRIES / ZONE_BLOCKS);
+                    if (zones..zones.saturating_add(PAGE_ENTRIES / ZONE_BLOCKS)).any(|zone| fast.word(zone) != 0) {
+                        old.index.note_on_file(page);
+                    }
+                }
+            }
+            // A list that is lost says nothing of which blocks were copied, either.
+            old => *old = None,
+        }
+        epoch.record.snapshot = self.old.is_some();
+        if self.lost.is_some() {
+            for region in 0..geometry.regions() {
+                self.changed = self.changed.saturating_add(set_whole(&**fast, geometry, region));
+            }
+        }
+    }
+
+    // --- closing --------------------------------------------------------------------------
+
+    fn poll_close(&mut self, close: Close) -> Option<Effect> {
+        let go = |close| Operation::Close(close);
+        let next = match close {
+            Close::Drain { asked: false } => return self.ask(go(Close::Drain { asked: true }), Step::Drain),
+            Close::Old => match &mut self.old {
+                Some(old) if old.copies.failed().is_none() => {
+                    old.index.flush();
+                    if !old.copies.is_quiet() || !old.index.is_clean() {
+                        return None;
+                    }
+                    Close::Settle { swept: false }
+                }
+                Some(old) if !old.copies.is_quiet() => return None,
+                _ => Close::Settle { swept: false },
+            },
+            Close::Settle { swept } => {
+                let lost = self.lost.is_some();
+                let epoch = self.current.as_mut()?;
+                if !epoch.tracking.is_quiet() {
+                    return None;
+                }
+                if swept || lost {
+                    Close::Flush { asked: false }
+                } else {
+                    epoch.tracking.sweep(true);
+                    Close::Settle { swept: true }
+                }
+            }
+            Close::Flush { asked: false } => {
+                self.operation = go(Close::Flush { asked: true });
+                return Some(Effect::Flush { file: File::Current });
+            }
+            Close::Token { asked: false } => return self.ask(go(Close::Token { asked: true }), Step::ReadBlock0),
+            Close::Announce { ticket, header } => {
+                if let Err(errno) = self.redeemed(File::Current, ticket)? {
+                    return self.done(Err(errno));
+                }
+                Close::Header { ticket: self.current.as_mut()?.install(header) }
+            }
+            Close::Header { ticket } => {
+                let result = self.redeemed(File::Current, ticket)?;
+                return self.done(result);
+            }
+            _ => return None,
+        };
+        self.operation = go(next);
+        None
+    }
+
+    /// The header of a file closed in order. CLEAN, for the C driver, needs a complete index.
+    fn closing_header(&self) -> Option<Header> {
+        let epoch = self.current.as_ref()?;
+        let whole = self.old.as_ref().filter(|old| old.copies.failed().is_none());
+        Some(Header {
+            clean: whole.is_some() && self.lost.is_none(),
+            fpos: whole.map_or(epoch.header.fpos, |old| old.copies.next_block()),
+            changed_blocks: Some(self.changed),
+            ..epoch.header
+        })
+    }
+
+    fn announce_close(&mut self, block0: Option<&Block>) -> Option<()> {
+        let header = self.closing_header()?;
+        let snapshot = header.clean;
+        let changed = self.changed;
+        let epoch = self.current.as_mut()?;
+        let digest = epoch.tracking.digest(epoch.seal());
+        epoch.record.closed = Some(Closed { digest, changed_blocks: changed, fpos: header.fpos });
+        epoch.record.snapshot = snapshot;
+        if let Some(block0) = block0 {
+            epoch.record.token = Token::new(&token::hashes(block0));
+        }
+        let ticket = epoch.announce(&header);
+        self.operation = Operation::Close(Close::Announce { ticket, header });
+        Some(())
+    }
+
+    // --- removal --------------------------------------------------------------------------
+
+    fn poll_destroy(&mut self, removing: bool) -> Option<Effect> {
+        if removing || self.old.as_ref().is_some_and(|old| !old.copies.is_quiet() || !old.index.is_idle()) {
+            return None;
+        }
+        if self.current.as_ref().is_some_and(|epoch| !epoch.is_quiet()) {
+            return None;
+        }
+        self.old = None;
+        self.current = None;
+        self.open_gate();
+        self.ask(Operation::Destroy { removing: true }, Step::RemoveCurrent)
+    }
+
+    // --- answers --------------------------------------------------------------------------
+
+    /// Answer to `Step`, except `ReadBlock0`.
+    pub fn step_ended(&mut self, result: Result<(), Errno>) {
+        let next = match (self.operation.clone(), result) {
+            (Operation::Take(Take::Freeze { asked: true }), Ok(())) => {
+                self.shut_gate();
+                Operation::Take(Take::Drain { asked: false })
+            }
+            (Operation::Take(Take::Freeze { asked: true }), Err(errno)) => {
+                Operation::Take(Take::Undo { asked: false, result: errno })
+            }
+            (Operation::Take(Take::Drain { asked: true }), Ok(())) => Operation::Take(Take::Quiet),
+            (Operation::Take(Take::Drain { asked: true }), Err(errno)) => {
+                self.undo(errno);
+                return;
+            }
+            (Operation::Take(Take::Switch { .. }), _) => {
+                self.open_gate();
+                Operation::Take(Take::Thaw { asked: false, result: Ok(()) })
+            }
+            (Operation::Take(Take::Thaw { result: Err(errno), .. }), _) => {
+                Operation::Take(Take::Undo { asked: false, result: errno })
+            }
+            (Operation::Take(Take::Thaw { .. }), _) => {
+                Operation::Take(Take::Index { page: 0, flying: 0, result: Ok(()) })
+            }
+            (Operation::Take(Take::CloseFormer { result, .. }), _) => {
+                self.former = None;
+                self.finish(result);
+                return;
+            }
+            (Operation::Take(Take::Undo { result, .. }), _) => {
+                self.next = None;
+                self.next_old = None;
+                self.finish(Err(result));
+                return;
+            }
+            (Operation::Drop(Drop::Truncate { .. }), _) => {
+                // A file that keeps its length does no harm.
+                self.finish(Ok(()));
+                return;
+            }
+            (Operation::Close(Close::Drain { asked: true }), _) => Operation::Close(Close::Old),
+            (Operation::Destroy { .. }, result) => {
+                self.finish(result);
+                return;
+            }
+            (other, _) => other,
+        };
+        self.operation = next;
+    }
+
+    /// Answer to `Step::ReadBlock0`.
+    pub fn block0_read(&mut self, result: Result<&Block, Errno>) {
+        match (&self.operation, result) {
+            (Operation::Take(Take::Token { asked: true }), Ok(block)) => {
+                let token = Token::new(&token::hashes(block));
+                if let Some(next) = &mut self.next {
+                    next.record.token = token;
+                }
+                let ticket = match &mut self.current {
+                    Some(current) => {
+                        current.record.phase = Phase::Sealed;
+                        current.request()
+                    }
+                    None => 0,
+                };
+                self.operation = Operation::Take(Take::Seal { ticket });
+            }
+            (Operation::Take(Take::Token { asked: true }), Err(errno)) => {
+                self.undo(errno);
+            }
+            (Operation::Close(Close::Token { asked: true }), result) => {
+                self.announce_close(result.ok());
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a flush that ended belongs to the command in progress; if so, goes on.
+    pub(super) fn operation_flushed(&mut self, file: File, result: Result<(), Errno>) -> bool {
+        match (&self.operation, file) {
+            (Operation::Take(Take::Flush { asked: true }), File::Next) => match (&mut self.next, result) {
+                (Some(next), Ok(())) => {
+                    let ticket = next.request();
+                    self.operation = Operation::Take(Take::Prepare { ticket });
+                }
+                (_, result) => {
+                    self.undo(result.err().unwrap_or(Errno::EIO));
+                }
+            },
+            (Operation::Take(Take::FlushFormer { asked: true }), File::Former) => {
+                let next = match (&mut self.former, result) {
+                    (Some(former), Ok(())) => {
+                        let changed_blocks = Some(former.changed_blocks());
+                        let header = Header { clean: true, index_only: true, changed_blocks, ..former.header };
+                        Take::Announce { ticket: former.announce(&header), header }
+                    }
+                    (_, result) => Take::CloseFormer { asked: false, result },
+                };
+                self.operation = Operation::Take(next);
+            }
+            (Operation::Close(Close::Flush { asked: true }), File::Current) => match result {
+                Ok(()) => self.operation = Operation::Close(Close::Token { asked: false }),
+                Err(errno) => self.finish(Err(errno)),
+            },
+            _ => return false,
+        }
+        true
+    }
+}
+
+/// Sets every bit of a region; returns how many were not set.
+fn set_whole<M: Memory>(fast: &super::fast::Fast<M>, geometry: super::geometry::Geometry, region: u64) -> u64 {
+    let first = region.saturating_mul(REGION_ZONES);
+    (first..first.saturating_add(REGION_BLOCKS / ZONE_BLOCKS))
+        .map(|zone| u64::from(fast.set(zone, geometry.zone_mask(zone))))
+        .fold(0, u64::saturating_add)
+}
+
+/// Fills an index page of a finished epoch from its bits; whether it has any.
+fn fill_index_page<M: Memory>(epoch: &Epoch<M>, page: u64, lost: bool, out: &mut Block) -> bool {
+    out.fill(0);
+    let geometry = epoch.identity.geometry;
+    let zones = PAGE_ENTRIES / ZONE_BLOCKS;
+    let first = page.saturating_mul(zones);
+    let mut any = false;
+    for at in 0..zones {
+        let zone = first.saturating_add(at);
+        let mask = geometry.zone_mask(zone);
+        let word = if lost { mask } else { epoch.fast.word(zone) & mask };
+        any |= word != 0;
+        let entries = out.chunks_exact_mut(8).skip(at.saturating_mul(ZONE_BLOCKS) as usize);
+        for (bit, entry) in entries.take(ZONE_BLOCKS as usize).enumerate() {
+            let changed = word & (low_bits(1) << bit) != 0;
+            bytes::put(entry, 0, &u64::from(changed).to_le_bytes());
+        }
+    }
+    any
+}

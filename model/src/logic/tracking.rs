@@ -1,0 +1,409 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Change tracking that survives a power cut: the regions of one epoch, their coarse pages, and the
+//! sweep that settles them.
+//!
+//! Rule: a mark is durable before the write it stands for is submitted, because a submitted write
+//! may be on the medium after a crash even if nobody heard of it. Invariants: `region.rs`; a coarse
+//! page has one write in flight at a time; the mark *settled* is written after the fine bits of its
+//! generation were flushed.
+
+use super::coarse::{CoarseSector, Mark, MarkState};
+use super::commit::Commit;
+use super::crc32c;
+use super::fast::Fast;
+use super::fine;
+use super::geometry::{
+    Geometry, COARSE_PAGE_REGIONS, COARSE_SECTOR_REGIONS, FINE_PAGE_REGIONS, REGION_ZONES, SECTOR_SIZE,
+};
+use super::memory::{Block, Buffer, Memory};
+use super::region::{Action, Region, RegionState};
+use super::slab::Queue;
+
+/// Most fine pages written at a time.
+const SWEEP_DEPTH: u32 = 8;
+
+/// What a file's tracking pages are sealed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Seal {
+    /// Seed of every checksum, see `Identity::seed`.
+    pub seed: u32,
+    /// The epoch, that is the file's seqid.
+    pub epoch: u64,
+}
+
+/// Whether a write may set a bit in a region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touch {
+    /// It may, now.
+    Go,
+    /// After the write of this coarse page that is in flight.
+    WaitCurrent(u64),
+    /// After the next write of this coarse page.
+    WaitNext(u64),
+}
+
+/// What the tracking wants done next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Write this coarse page, durable at completion.
+    Coarse(u64),
+    /// Write this fine page.
+    Fine(u64),
+    /// Make the fine pages durable.
+    Flush,
+}
+
+/// Where the sweep is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Sweep {
+    Idle,
+    Writing { next: u64, flying: u32, force: bool, wrote: bool },
+    Flushing,
+}
+
+/// The regions of one epoch.
+pub struct Tracking<M: Memory> {
+    geometry: Geometry,
+    regions: M::Vec<Region>,
+    pages: M::Vec<Commit>,
+    dirty_pages: u32,
+    flying_pages: u32,
+    sweep: Sweep,
+    mark_writes: u64,
+}
+
+impl<M: Memory> Clone for Tracking<M> {
+    fn clone(&self) -> Self {
+        Tracking { regions: self.regions.clone(), pages: self.pages.clone(), ..*self }
+    }
+}
+
+impl<M: Memory> Tracking<M> {
+    /// Tracking with every region clean. `regions` and `pages` are full: one element a region and
+    /// a coarse page of `geometry`.
+    pub fn new(geometry: Geometry, regions: M::Vec<Region>, pages: M::Vec<Commit>) -> Self {
+        Tracking { geometry, regions, pages, dirty_pages: 0, flying_pages: 0, sweep: Sweep::Idle, mark_writes: 0 }
+    }
+
+    /// Memory held (bytes).
+    pub fn memory_bytes(&self) -> u64 {
+        let regions = (self.regions.capacity() as u64).saturating_mul(core::mem::size_of::<Region>() as u64);
+        let pages = (self.pages.capacity() as u64).saturating_mul(core::mem::size_of::<Commit>() as u64);
+        regions.saturating_add(pages)
+    }
+
+    /// Coarse pages written since the epoch began.
+    pub fn mark_writes(&self) -> u64 {
+        self.mark_writes
+    }
+
+    /// How many regions are hot and how many settled, as a crash now would find them.
+    pub fn counts(&self) -> (u64, u64) {
+        self.regions.iter().fold((0, 0), |(hot, settled), region| match region.state() {
+            RegionState::Clean => (hot, settled),
+            RegionState::Settled => (hot, settled.saturating_add(1)),
+            _ => (hot.saturating_add(1), settled),
+        })
+    }
+
+    /// Whether nothing is in flight or wanted, a sweep included.
+    pub fn is_quiet(&self) -> bool {
+        self.dirty_pages == 0 && self.flying_pages == 0 && self.sweep == Sweep::Idle
+    }
+
+    fn request(&mut self, page: u64) {
+        if let Some(commit) = self.pages.get_mut(page as usize) {
+            if !commit.is_dirty() {
+                self.dirty_pages = self.dirty_pages.saturating_add(1);
+            }
+            commit.request();
+        }
+    }
+
+    /// Has every coarse page written, as at the creation of a file.
+    pub fn write_all(&mut self) {
+        for page in 0..self.geometry.coarse_pages() {
+            self.request(page);
+        }
+    }
+
+    /// A write needs a further bit in `region`.
+    pub fn touch(&mut self, region: u64) -> Touch {
+        let page = region / COARSE_PAGE_REGIONS;
+        let Some(record) = self.regions.get_mut(region as usize) else {
+            return Touch::Go;
+        };
+        let before = record.state();
+        record.apply(Action::Touch);
+        match record.state() {
+            RegionState::Hot => Touch::Go,
+            RegionState::Flying | RegionState::SettleFlying => Touch::WaitCurrent(page),
+            _ => {
+                if before != RegionState::Queued {
+                    self.request(page);
+                }
+                Touch::WaitNext(page)
+            }
+        }
+    }
+
+    /// Where the held writes stand that wait for `page`.
+    pub fn waiters(&mut self, page: u64) -> Option<&mut Commit> {
+        self.pages.get_mut(page as usize)
+    }
+
+    /// Settles regions in the background: all hot ones if `force`, else those that no write touched
+    /// since the last call. Does nothing while a sweep is on its way.
+    pub fn sweep(&mut self, force: bool) {
+        if self.sweep == Sweep::Idle {
+            self.sweep = Sweep::Writing { next: 0, flying: 0, force, wrote: false };
+        }
+    }
+
+    /// The next thing to do; the page's bytes are in `out`.
+    pub fn poll(&mut self, fast: &Fast<M>, seal: Seal, out: &mut Block) -> Option<Task> {
+        if self.dirty_pages > 0 {
+            if let Some(page) = self.pages.iter().position(Commit::wants_write) {
+                self.begin(page as u64, seal, out);
+                return Some(Task::Coarse(page as u64));
+            }
+        }
+        self.poll_sweep(fast, seal, out)
+    }
+
+    fn page_regions(&mut self, page: u64) -> impl Iterator<Item = &mut Region> {
+        let first = page.saturating_mul(COARSE_PAGE_REGIONS) as usize;
+        self.regions.iter_mut().skip(first).take(COARSE_PAGE_REGIONS as usize)
+    }
+
+    fn begin(&mut self, page: u64, seal: Seal, out: &mut Block) {
+        let Some(commit) = self.pages.get_mut(page as usize) else { return };
+        let sequence = commit.begin();
+        self.dirty_pages = self.dirty_pages.saturating_sub(1);
+        self.flying_pages = self.flying_pages.saturating_add(1);
+        self.mark_writes = self.mark_writes.saturating_add(1);
+        self.page_regions(page).for_each(|region| region.apply(Action::Begin));
+        self.render(page, sequence, seal, |place, bytes, _| {
+            super::bytes::put(out, place.saturating_mul(SECTOR_SIZE), bytes);
+        });
+    }
+
+    /// Gives each sector of a coarse page: its place in the page, its bytes, its checksum.
+    fn render(&self, page: u64, sequence: u64, seal: Seal, mut sink: impl FnMut(usize, &[u8; SECTOR_SIZE], u32)) {
+        let sectors = COARSE_PAGE_REGIONS / COARSE_SECTOR_REGIONS;
+        for place in 0..sectors {
+            let number = page.saturating_mul(sectors).saturating_add(place);
+            let first = number.saturating_mul(COARSE_SECTOR_REGIONS) as usize;
+            let mut marks = [0; COARSE_SECTOR_REGIONS as usize];
+            for (byte, region) in marks.iter_mut().zip(self.regions.iter().skip(first)) {
+                *byte = region.durable().to_byte();
+            }
+            let (bytes, crc) = CoarseSector { sequence, marks }.to_bytes(seal.seed, seal.epoch, number);
+            sink(place as usize, &bytes, crc);
+        }
+    }
+
+    /// The checksum of the checksums of all coarse sectors, as last written. Only while quiet.
+    pub fn digest(&self, seal: Seal) -> u32 {
+        let mut digest = 0;
+        for (page, commit) in self.pages.iter().enumerate() {
+            self.render(page as u64, commit.writes(), seal, |_, _, crc| {
+                digest = crc32c::update(digest, &crc.to_le_bytes());
+            });
+        }
+        digest
+    }
+
+    /// A coarse page's write ended well. Returns the held writes that waited for it.
+    pub fn coarse_written(&mut self, page: u64) -> Queue {
+        self.page_regions(page).for_each(|region| region.apply(Action::End));
+        self.coarse_ended(page)
+    }
+
+    /// A coarse page's write ended, but its marks are not to be relied on.
+    pub fn coarse_ended(&mut self, page: u64) -> Queue {
+        self.flying_pages = self.flying_pages.saturating_sub(1);
+        self.pages.get_mut(page as usize).map(Commit::end).unwrap_or_default()
+    }
+
+    fn poll_sweep(&mut self, fast: &Fast<M>, seal: Seal, out: &mut Block) -> Option<Task> {
+        let Sweep::Writing { next, flying, force, wrote } = self.sweep else { return None };
+        if flying >= SWEEP_DEPTH {
+            return None;
+        }
+        let mut page = next;
+        while page < self.geometry.fine_pages() {
+            if self.sweep_page(page, force) {
+                self.render_fine(page, fast, seal, out);
+                let (next, flying) = (page.saturating_add(1), flying.saturating_add(1));
+                self.sweep = Sweep::Writing { next, flying, force, wrote: true };
+                return Some(Task::Fine(page));
+            }
+            page = page.saturating_add(1);
+        }
+        if flying > 0 {
+            self.sweep = Sweep::Writing { next: page, flying, force, wrote };
+            None
+        } else if wrote {
+            self.sweep = Sweep::Flushing;
+            Some(Task::Flush)
+        } else {
+            self.sweep = Sweep::Idle;
+            None
+        }
+    }
+
+    fn fine_regions(page: u64) -> (usize, usize) {
+        (page.saturating_mul(FINE_PAGE_REGIONS) as usize, FINE_PAGE_REGIONS as usize)
+    }
+
+    /// Whether some region of a fine page is to be settled; those are then settling.
+    fn sweep_page(&mut self, page: u64, force: bool) -> bool {
+        let (first, count) = Self::fine_regions(page);
+        let mut any = false;
+        for region in self.regions.iter_mut().skip(first).take(count) {
+            if region.state() == RegionState::Hot && (force || !region.is_touched()) {
+                region.apply(Action::Sweep);
+                any = true;
+            }
+            region.rest();
+        }
+        any
+    }
+
+    fn render_fine(&self, page: u64, fast: &Fast<M>, seal: Seal, out: &mut Block) {
+        fine::begin(out);
+        let (first, count) = Self::fine_regions(page);
+        for (number, region) in self.regions.iter().enumerate().skip(first).take(count) {
+            let bits = region_bits(fast, number as u64);
+            fine::store(out, seal.seed, seal.epoch, number as u64, region.generation(), &bits);
+        }
+    }
+
+    /// A fine page's write ended.
+    pub fn fine_written(&mut self, page: u64, ok: bool) {
+        if !ok {
+            let (first, count) = Self::fine_regions(page);
+            let regions = self.regions.iter_mut().skip(first).take(count);
+            regions.for_each(|region| region.apply(Action::Cancel));
+        }
+        if let Sweep::Writing { flying, .. } = &mut self.sweep {
+            *flying = flying.saturating_sub(1);
+        }
+    }
+
+    /// The flush that [`Task::Flush`] asked for ended.
+    pub fn flushed(&mut self, ok: bool) {
+        self.sweep = Sweep::Idle;
+        let action = if ok { Action::Stored } else { Action::Cancel };
+        for page in 0..self.geometry.coarse_pages() {
+            let mut any = false;
+            for region in self.page_regions(page) {
+                if region.state() == RegionState::Settling {
+                    region.apply(action);
+                    any |= ok;
+                }
+            }
+            if any {
+                self.request(page);
+            }
+        }
+    }
+
+    /// Takes over a coarse page found on the medium. Regions of a damaged sector count as hot. Calls `whole` for every region that must be reported whole, and returns whether
+    /// some region is settled.
+    pub fn load_coarse(&mut self, page: u64, bytes: &Block, seal: Seal, mut whole: impl FnMut(u64)) -> bool {
+        let sectors = COARSE_PAGE_REGIONS / COARSE_SECTOR_REGIONS;
+        let mut any_settled = false;
+        let mut sequences = None;
+        for (place, raw) in bytes.chunks_exact(SECTOR_SIZE).enumerate() {
+            let number = page.saturating_mul(sectors).saturating_add(place as u64);
+            let sector = CoarseSector::parse(&super::bytes::array(raw, 0), seal.seed, seal.epoch, number);
+            if let (Some(sector), Some(commit)) = (&sector, self.pages.get_mut(page as usize)) {
+                commit.resume(sector.sequence);
+            }
+            let first = number.saturating_mul(COARSE_SECTOR_REGIONS);
+            for at in 0..COARSE_SECTOR_REGIONS {
+                let number = first.saturating_add(at);
+                let Some(region) = self.regions.get_mut(number as usize) else { break };
+                let byte = sector.as_ref().and_then(|sector| sector.marks.get(at as usize));
+                // A damaged sector is rewritten with its regions hot before anything relies on them.
+                let hot = Mark { state: MarkState::Hot, generation: 0 };
+                let mark = byte.and_then(|byte| Mark::from_byte(*byte)).unwrap_or(hot);
+                *region = Region::from_mark(mark);
+                match mark.state {
+                    MarkState::Clean => {}
+                    MarkState::Hot => whole(number),
+                    MarkState::Settled => any_settled = true,
+                }
+            }
+            // A torn page is written anew, so that all its sectors are of one write again.
+            let sequence = sector.as_ref().map(|sector| sector.sequence);
+            if sequence.is_none() || *sequences.get_or_insert(sequence) != sequence {
+                self.request(page);
+            }
+        }
+        any_settled
+    }
+
+    /// Whether a fine page has a settled region, so that it must be read.
+    pub fn wants_fine(&self, page: u64) -> bool {
+        let (first, count) = Self::fine_regions(page);
+        self.regions.iter().skip(first).take(count).any(|region| region.state() == RegionState::Settled)
+    }
+
+    /// Takes over a fine page found on the medium; `None` if it could not be read. `sink` gets the
+    /// bits of every settled region, `None` where they are not to be believed, and says whether it
+    /// knows of bits that the medium does not.
+    pub fn load_fine(
+        &mut self,
+        page: u64,
+        bytes: Option<&Block>,
+        seal: Seal,
+        mut sink: impl FnMut(u64, Option<fine::RegionBits>) -> bool,
+    ) {
+        let (first, count) = Self::fine_regions(page);
+        for number in first..first.saturating_add(count) {
+            let Some(region) = self.regions.get(number).filter(|region| region.state() == RegionState::Settled) else {
+                continue;
+            };
+            let (number, generation) = (number as u64, region.generation());
+            let bits = bytes.and_then(|page| fine::load(page, seal.seed, seal.epoch, number, generation));
+            if sink(number, bits) {
+                self.note(number);
+            }
+        }
+    }
+
+    /// A bit of `region` is set before its marks are known; see [`Tracking::touch_noted`].
+    pub fn note(&mut self, region: u64) {
+        if let Some(region) = self.regions.get_mut(region as usize) {
+            region.note();
+        }
+    }
+
+    /// Marks hot, as soon as can be, every region with bits that the medium does not know of.
+    pub fn touch_noted(&mut self, mut has_bits: impl FnMut(u64) -> bool) {
+        for number in 0..self.geometry.regions() {
+            let Some(region) = self.regions.get(number as usize) else { return };
+            let noted = match region.state() {
+                RegionState::Clean => has_bits(number),
+                RegionState::Settled => region.is_touched(),
+                _ => false,
+            };
+            if noted {
+                self.touch(number);
+            }
+        }
+    }
+}
+
+/// The bits of a region as the fast path has them.
+pub fn region_bits<M: Memory>(fast: &Fast<M>, region: u64) -> fine::RegionBits {
+    let first = region.saturating_mul(REGION_ZONES);
+    let mut bits = [0; REGION_ZONES as usize];
+    for (at, word) in bits.iter_mut().enumerate() {
+        *word = fast.word(first.saturating_add(at as u64));
+    }
+    bits
+}
