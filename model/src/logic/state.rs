@@ -8,7 +8,7 @@
 //! | 2 active incremental    | 2               | 0          | EINVAL         | 3           |                 |
 //! | 3 active snapshot       | 3               | 1          | 2              | EINVAL      |                 |
 //! | 4 unverified incremental| verification    | 4          | EINVAL         | EINVAL      | 2               |
-//! | 5 unverified snapshot   | verification    | 5          | EINVAL         | EINVAL      | 3, or 2 when its image is gone |
+//! | 5 unverified snapshot   | verification    | 5          | EINVAL         | EINVAL      | 3, or 2 (no image) |
 //!
 //! Dormant means that the volume is not mounted; tracking goes on all the same.
 

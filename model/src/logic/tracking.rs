@@ -310,11 +310,10 @@ impl<M: Memory> Tracking<M> {
         }
     }
 
-    /// Takes over a coarse page found on the medium. Regions of a damaged sector count as hot. Calls `whole` for every region that must be reported whole, and returns whether
-    /// some region is settled.
-    pub fn load_coarse(&mut self, page: u64, bytes: &Block, seal: Seal, mut whole: impl FnMut(u64)) -> bool {
+    /// Takes over a coarse page found on the medium. Regions of a damaged sector count as hot. Calls
+    /// `whole` for every region that must be reported whole.
+    pub fn load_coarse(&mut self, page: u64, bytes: &Block, seal: Seal, mut whole: impl FnMut(u64)) {
         let sectors = COARSE_PAGE_REGIONS / COARSE_SECTOR_REGIONS;
-        let mut any_settled = false;
         let mut sequences = None;
         for (place, raw) in bytes.chunks_exact(SECTOR_SIZE).enumerate() {
             let number = page.saturating_mul(sectors).saturating_add(place as u64);
@@ -331,10 +330,8 @@ impl<M: Memory> Tracking<M> {
                 let hot = Mark { state: MarkState::Hot, generation: 0 };
                 let mark = byte.and_then(|byte| Mark::from_byte(*byte)).unwrap_or(hot);
                 *region = Region::from_mark(mark);
-                match mark.state {
-                    MarkState::Clean => {}
-                    MarkState::Hot => whole(number),
-                    MarkState::Settled => any_settled = true,
+                if mark.state == MarkState::Hot {
+                    whole(number);
                 }
             }
             // A torn page is written anew, so that all its sectors are of one write again.
@@ -343,7 +340,6 @@ impl<M: Memory> Tracking<M> {
                 self.request(page);
             }
         }
-        any_settled
     }
 
     /// Whether a fine page has a settled region, so that it must be read.
