@@ -56,6 +56,8 @@ enum OurPart {
         phase: Phase,
         /// Why its list cannot be trusted.
         lost: Option<Reason>,
+        /// What its list may have too much since earlier crashes (bytes).
+        excess_bytes: u64,
     },
 }
 
@@ -91,7 +93,7 @@ impl CowFile {
             Some(Ok(record)) if header_crc != record.header_crc && header_crc != record.former_header_crc => {
                 OurPart::Void
             }
-            Some(Ok(Record { phase, lost, .. })) => OurPart::Valid { phase, lost },
+            Some(Ok(Record { phase, lost, excess_bytes, .. })) => OurPart::Valid { phase, lost, excess_bytes },
         };
         Ok(CowFile { path: path.into(), opened, header, identity, record })
     }
@@ -134,8 +136,13 @@ impl CowFile {
             return Err(Error::DeviceSize { path: self.path.clone(), cow_bytes, snapshot_bytes });
         }
         match (self.record, self.identity) {
-            (record, _) if self.header.clean => self.list_of_index(geometry, matches!(record, OurPart::Valid { .. })),
-            (OurPart::Valid { phase: Phase::Sealed, .. }, Some(identity)) => self.list_of_marks(geometry, identity),
+            (OurPart::Valid { excess_bytes, .. }, _) if self.header.clean => {
+                self.list_of_index(geometry, Some(excess_bytes))
+            }
+            (_, _) if self.header.clean => self.list_of_index(geometry, None),
+            (OurPart::Valid { phase: Phase::Sealed, excess_bytes, .. }, Some(identity)) => {
+                self.list_of_marks(geometry, identity, excess_bytes)
+            }
             (OurPart::Valid { .. }, _) => Err(Error::StillTracked { path: self.path.clone() }),
             // Whatever it said, a copy of every block from the snapshot is right.
             (OurPart::Damaged, _) => Ok(self.everything(geometry, Reason::Damaged)),
@@ -158,11 +165,12 @@ impl CowFile {
         }
     }
 
-    /// The list as the v1 index has it. `ours`: the tail has an entry that is kept.
-    fn list_of_index(&self, geometry: Geometry, ours: bool) -> Result<ChangeList, Error> {
+    /// The list as the v1 index has it. `ours`: the driver was ours, so that the tail has an entry
+    /// that is kept, and the list may have so many bytes too much.
+    fn list_of_index(&self, geometry: Geometry, ours: Option<u64>) -> Result<ChangeList, Error> {
         let mut blocks = BlockSet::empty(geometry);
         // The C driver leaves a short last block out, and its file may end before that entry.
-        let entries = if ours { geometry.blocks() } else { geometry.device_bytes() >> BLOCK_SHIFT };
+        let entries = if ours.is_some() { geometry.blocks() } else { geometry.device_bytes() >> BLOCK_SHIFT };
         let start = INDEX_BLOCK << BLOCK_SHIFT;
         let end = start.saturating_add(entries.saturating_mul(8));
         if self.opened.bytes < end {
@@ -183,15 +191,11 @@ impl CowFile {
             at += length;
         }
         let counted = blocks.count();
-        let verdict = if ours {
-            Verdict::Exact
-        } else {
+        let excess = ours.unwrap_or_else(|| {
             blocks.insert_tail();
-            match blocks.count() - counted {
-                0 => Verdict::Exact,
-                _ => Verdict::Bounded(geometry.block_bytes(geometry.blocks() - 1)),
-            }
-        };
+            (blocks.count() - counted).min(1) * geometry.block_bytes(geometry.blocks() - 1)
+        });
+        let verdict = verdict_of(excess);
         let mut list = self.finish(blocks, verdict);
         if let Some(claimed) = self.header.changed_blocks.filter(|claimed| *claimed > counted) {
             list.warnings.push(format!(
@@ -203,14 +207,13 @@ impl CowFile {
     }
 
     /// The list as the marks of a sealed file have it.
-    fn list_of_marks(&self, geometry: Geometry, identity: Identity) -> Result<ChangeList, Error> {
+    fn list_of_marks(&self, geometry: Geometry, identity: Identity, mut excess: u64) -> Result<ChangeList, Error> {
         let needed = geometry.metadata_bytes();
         if self.opened.bytes < needed {
             return Err(truncated(&self.path, "tracking area", &self.opened, needed));
         }
         let (seed, epoch) = (identity.seed(), self.header.seqid);
         let mut blocks = BlockSet::empty(geometry);
-        let mut excess = 0u64;
         let mut settled: Vec<(u64, u8)> = Vec::new();
         let mut coarse = Pages::new(&self.opened.file, geometry.coarse_block(), geometry.coarse_pages());
         let sectors_of_page = (BLOCK_SIZE / SECTOR_SIZE) as u64;
@@ -249,8 +252,14 @@ impl CowFile {
                 }
             }
         }
-        let verdict = if excess == 0 { Verdict::Exact } else { Verdict::Bounded(excess) };
-        Ok(self.finish(blocks, verdict))
+        Ok(self.finish(blocks, verdict_of(excess)))
+    }
+}
+
+fn verdict_of(excess_bytes: u64) -> Verdict {
+    match excess_bytes {
+        0 => Verdict::Exact,
+        excess => Verdict::Bounded(excess),
     }
 }
 

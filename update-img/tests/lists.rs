@@ -129,6 +129,14 @@ fn damaged_marks_cost_their_regions() {
 }
 
 #[test]
+fn the_excess_of_earlier_crashes_is_part_of_the_verdict() {
+    let clean = Cow { excess_bytes: 8192, ..Cow::clean(8 * MIB, &[1]) };
+    assert_eq!(list_of(&clean.bytes(), 8 * MIB).unwrap().verdict, Verdict::Bounded(8192));
+    let sealed = Cow { excess_bytes: 8192, ..Cow::sealed(8 * MIB, [(1, Region::Hot)]) };
+    assert_eq!(list_of(&sealed.bytes(), 8 * MIB).unwrap().verdict, Verdict::Bounded(4 * MIB + 8192));
+}
+
+#[test]
 fn a_lost_list_is_every_block() {
     let lost = Cow { lost: Some(Reason::UntrackedWrites), ..Cow::sealed(8 * MIB + 1, []) };
     for cow in [lost.clone(), Cow { clean: true, ..lost.clone() }] {

@@ -39,6 +39,8 @@ pub struct Cow {
     pub clean: bool,
     pub phase: Phase,
     pub lost: Option<Reason>,
+    /// What the list has too much since earlier crashes.
+    pub excess_bytes: u64,
     /// Blocks in the index.
     pub blocks: Vec<u64>,
     pub regions: BTreeMap<u64, Region>,
@@ -54,6 +56,7 @@ impl Cow {
             clean: true,
             phase: Phase::Sealed,
             lost: None,
+            excess_bytes: 0,
             blocks: blocks.to_vec(),
             regions: BTreeMap::new(),
         }
@@ -121,6 +124,7 @@ impl Cow {
             lost: self.lost,
             header_crc: self.header().crc(),
             former_header_crc: 0,
+            excess_bytes: self.excess_bytes,
             token: Token::empty(),
         };
         record.store(head, seed);
