@@ -724,7 +724,7 @@ impl Pending {
     fn chunk(&mut self, kind: u16, len: u32, inbox: &mut Inbox) -> io::Result<()> {
         match (kind, &mut self.want) {
             (CHUNK_NONE, _) if len == 0 => Ok(()),
-            (CHUNK_DATA, Want::Data { .. }) if len > 8 => {
+            (CHUNK_DATA, Want::Data { length, .. }) if len > 8 && (len - 8) as usize <= *length => {
                 let offset = u64::from_be_bytes(inbox.array()?);
                 let part = self.part(offset, len - 8)?;
                 inbox.fill(part)

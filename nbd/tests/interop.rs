@@ -207,3 +207,67 @@ fn nbdcopy_copies_both_ways_over_many_connections() {
     succeed("nbdcopy", &["--synchronous", &source.uri(), path("out").to_str().unwrap()]).unwrap();
     assert!(fs::read(path("out")).unwrap() == data);
 }
+
+/// A server that nobody here wrote, ended with the test.
+struct Foreign(std::process::Child, nbd::Uri);
+
+impl Foreign {
+    fn start(program: &str, socket: &std::path::Path, args: &[&str]) -> Option<Self> {
+        run(program, &["--version"])?;
+        let child = std::process::Command::new(program).args(args).spawn().unwrap();
+        let uri = nbd::Uri { endpoint: nbd::uri::Endpoint::Unix(socket.into()), export: String::new() };
+        let mut foreign = Self(child, uri);
+        while std::os::unix::net::UnixStream::connect(socket).is_err() {
+            assert_eq!(foreign.0.try_wait().unwrap(), None, "{program} has ended");
+            std::thread::yield_now();
+        }
+        Some(foreign)
+    }
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn our_client_uses_foreign_servers() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
+    let socket = |name: &str| dir.path().join(name);
+    let mut data = pattern(12 * MIB, 1);
+    data[4 * MIB..8 * MIB].fill(0);
+    for (name, program, args) in [
+        ("kit", "nbdkit", &["-f", "-U", &path("kit"), "file", &path("disk")][..]),
+        ("simple", "nbdkit", &["-f", "--no-sr", "-U", &path("simple"), "file", &path("disk")]),
+        (
+            "qemu",
+            "qemu-nbd",
+            &["-t", "--discard=unmap", "-e", "5", "-x", "", "-f", "raw", "-k", &path("qemu"), &path("disk")],
+        ),
+    ] {
+        fs::write(path("disk"), vec![0xee; 12 * MIB]).unwrap();
+        let Some(server) = Foreign::start(program, &socket(name), args) else { return };
+        let client = nbd::Client::connect(&server.1).unwrap();
+        assert_eq!((client.size(), client.read_only()), (12 << 20, false), "{name}");
+        client.write_at(0, &data).unwrap();
+        client.write_zeroes(4 << 20, 4 << 20, true).unwrap();
+        client.write_at_durably(8 << 20, &data[8 * MIB..]).unwrap();
+        client.flush().unwrap();
+        let mut back = vec![1; 12 * MIB];
+        client.read_at(0, &mut back).unwrap();
+        assert!(back == data, "{name}");
+        assert!(fs::read(path("disk")).unwrap() == data, "{name}");
+        drop(client);
+        if name != "simple" {
+            let client = nbd::Client::connect_with_context(&server.1, "base:allocation").unwrap();
+            let map: Vec<_> =
+                client.block_status(0, 12 << 20).unwrap().iter().map(|e| (e.length >> 20, e.flags)).collect();
+            assert_eq!(map, [(4, 0), (4, 3), (4, 0)], "{name}");
+        } else {
+            assert!(nbd::Client::connect_with_context(&server.1, "base:allocation").is_err());
+        }
+    }
+}
