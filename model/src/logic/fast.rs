@@ -4,8 +4,10 @@
 //! Invariants: a set bit means that writes to its block need nothing more in this epoch: the mark
 //! of its region is durable and, under a snapshot, its old data is complete in memory. A bit is
 //! never cleared while its `Fast` is in use; the next epoch has a `Fast` of its own. While the gate
-//! is shut nothing passes. The environment counts the writes between their test and their
-//! submission, and waits for them when it is told to drain, after the gate was shut.
+//! is shut nothing passes. The environment counts the writes from before their test until they are
+//! complete (`inflight.rs`), and waits for them when it is told to drain, after the gate was shut.
+
+use core::hash::{Hash, Hasher};
 
 use super::geometry::{Extent, Geometry, ZoneMasks, ZONE_BLOCKS};
 use super::memory::{Buffer, Memory};
@@ -23,6 +25,13 @@ pub struct Fast<M: Memory> {
 impl<M: Memory> Clone for Fast<M> {
     fn clone(&self) -> Self {
         Fast { gate: self.gate.clone(), words: self.words.clone() }
+    }
+}
+
+impl<M: Memory> Hash for Fast<M> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.gate.hash(state);
+        self.words.hash(state);
     }
 }
 

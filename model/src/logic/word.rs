@@ -4,6 +4,7 @@
 //! Invariant: loads acquire and changes release, so who sees a bit set also sees everything that
 //! was done before it was set. A facade, so that loom runs what the kernel runs.
 
+use core::hash::{Hash, Hasher};
 #[cfg(not(loom))]
 use core::sync::atomic::{AtomicU64, Ordering};
 #[cfg(loom)]
@@ -30,9 +31,22 @@ impl Word {
         self.0.fetch_or(mask, Ordering::AcqRel)
     }
 
+    /// Adds to the value, modulo 2^64; returns the word as it was. Adding nothing is a load that no
+    /// earlier store can be seen after.
+    #[inline]
+    pub fn add(&self, value: u64) -> u64 {
+        self.0.fetch_add(value, Ordering::AcqRel)
+    }
+
     /// Stores a value.
     pub fn store(&self, value: u64) {
         self.0.store(value, Ordering::Release)
+    }
+}
+
+impl Hash for Word {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.load().hash(state);
     }
 }
 
