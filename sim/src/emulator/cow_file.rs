@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A copy-on-write file in a volume's directory.
+//!
+//! Invariants: the path lies inside the directory that stands for the volume, after every symbolic
+//! link; what the marks and the list need is allocated when the file is made, so that a full disk
+//! can only fail the snapshot's data.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Component, Path, PathBuf};
+
+use model::errno::Errno;
+use model::geometry::{Geometry, BLOCK_SHIFT};
+use model::memory::{Block, BLOCK_SIZE};
+use rustix::fs::{fallocate, FallocateFlags};
+use rustix::io::ReadWriteFlags;
+
+/// An open copy-on-write file.
+#[derive(Debug)]
+pub struct CowFile {
+    file: File,
+    path: PathBuf,
+}
+
+/// The error number of an I/O error, for the model.
+pub fn errno(error: &io::Error) -> Errno {
+    error.raw_os_error().and_then(Errno::from_raw).unwrap_or(Errno::EIO)
+}
+
+/// An error number with words for a person.
+pub type Refused = (Errno, String);
+
+/// Finds where a path given by a user leads inside `root`, which stands for the volume. The
+/// directory must exist; the file need not. `EINVAL` outside the volume.
+pub fn resolve(root: &Path, path: &Path) -> Result<PathBuf, Refused> {
+    let outside =
+        || (Errno::EINVAL, format!("{} is not on the volume, whose files are in {}", path.display(), root.display()));
+    let refused = |at: &Path, error: io::Error| (errno(&error), format!("{}: {error}", at.display()));
+    let root = root.canonicalize().map_err(|error| refused(root, error))?;
+    let name = match path.components().next_back() {
+        Some(Component::Normal(name)) => name,
+        _ => return Err((Errno::EISDIR, format!("{} is a directory", path.display()))),
+    };
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => &root,
+    };
+    let parent = parent.canonicalize().map_err(|error| refused(parent, error))?;
+    let mut target = parent.join(name);
+    match target.symlink_metadata() {
+        Ok(found) => {
+            if found.file_type().is_symlink() {
+                target = target.canonicalize().map_err(|error| refused(&target, error))?;
+            }
+            let found = target.metadata().map_err(|error| refused(&target, error))?;
+            if found.is_dir() {
+                return Err((Errno::EISDIR, format!("{} is a directory", path.display())));
+            }
+            if !found.is_file() {
+                return Err((Errno::EINVAL, format!("{} is not a regular file", path.display())));
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(refused(&target, error)),
+    }
+    if target.starts_with(&root) {
+        Ok(target)
+    } else {
+        Err(outside())
+    }
+}
+
+impl CowFile {
+    /// Makes the file anew, its metadata allocated and reading as zeroes.
+    pub fn create(path: &Path, geometry: Geometry) -> Result<CowFile, Refused> {
+        let make = || -> io::Result<File> {
+            let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
+            match fallocate(&file, FallocateFlags::empty(), 0, geometry.metadata_bytes()) {
+                Ok(()) => {}
+                Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(geometry.metadata_bytes())?,
+                Err(error) => return Err(error.into()),
+            }
+            Ok(file)
+        };
+        match make() {
+            Ok(file) => Ok(CowFile { file, path: path.to_owned() }),
+            Err(error) => {
+                let _ = std::fs::remove_file(path);
+                Err((errno(&error), format!("{}: {error}", path.display())))
+            }
+        }
+    }
+
+    /// Opens a file that is there.
+    pub fn open(path: &Path) -> Result<CowFile, Refused> {
+        match OpenOptions::new().read(true).write(true).open(path) {
+            Ok(file) => Ok(CowFile { file, path: path.to_owned() }),
+            Err(error) => Err((errno(&error), format!("{}: {error}", path.display()))),
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads a block; short files read as an error.
+    pub fn read(&self, block: u64, out: &mut Block) -> Result<(), Errno> {
+        self.read_at(block, out)
+    }
+
+    /// Reads blocks from `block` on.
+    pub fn read_at(&self, block: u64, out: &mut [u8]) -> Result<(), Errno> {
+        self.file.read_exact_at(out, block << BLOCK_SHIFT).map_err(|error| errno(&error))
+    }
+
+    /// Writes blocks from `block` on; durable at return if asked for.
+    pub fn write(&self, block: u64, bytes: &[u8], durable: bool) -> Result<(), Errno> {
+        let mut offset = block << BLOCK_SHIFT;
+        let mut left = bytes;
+        let flags = if durable { ReadWriteFlags::DSYNC } else { ReadWriteFlags::empty() };
+        while !left.is_empty() {
+            match rustix::io::pwritev2(self.file.as_fd(), &[io::IoSlice::new(left)], offset, flags) {
+                Ok(0) => return Err(Errno::EIO),
+                Ok(written) => {
+                    offset += written as u64;
+                    left = &left[written..];
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(Errno::from_raw(error.raw_os_error()).unwrap_or(Errno::EIO)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes durable what was written.
+    pub fn flush(&self) -> Result<(), Errno> {
+        self.file.sync_data().map_err(|error| errno(&error))
+    }
+
+    /// Cuts the file at a block, if it is longer.
+    pub fn truncate(&self, block: u64) -> Result<(), Errno> {
+        let length = self.file.metadata().map_err(|error| errno(&error))?.len();
+        let end = block * BLOCK_SIZE as u64;
+        if length > end {
+            self.file.set_len(end).map_err(|error| errno(&error))?;
+        }
+        Ok(())
+    }
+
+    /// Removes it from its directory. Missing is as good as removed.
+    pub fn remove(&self) -> Result<(), Errno> {
+        match std::fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(errno(&error)),
+            _ => Ok(()),
+        }
+    }
+}

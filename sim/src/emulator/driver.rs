@@ -1,0 +1,624 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The driver's commands over volumes: the emulator's place of the module's ioctl handler.
+//!
+//! Invariants: whether a command may begin is decided by `model::registry`; one command at a time;
+//! the inventory names a file before anything is tracked into it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use elioctl::request::{blank_info, Reload, SetupSnapshot, TransitionToSnapshot};
+use elioctl::wire::Response;
+use elioctl::{Reply, Request};
+use model::abi::{self, Status};
+use model::device::{Device, DEFAULT_CACHE_BYTES};
+use model::effect::File;
+use model::epoch::Origin;
+use model::errno::Errno;
+use model::geometry::BLOCK_SHIFT;
+use model::heap::{page, Heap};
+use model::operation::Found;
+use model::recovery;
+use model::registry::{check_minor, file_bytes, NewMinor};
+use model::report::{self, Sink};
+use model::state::State;
+use model::token;
+use model::verdict::Verdict;
+use nbd::{Catalogue, Export};
+
+use super::cow_file::{errno, resolve, CowFile, Refused};
+use super::inventory::Inventory;
+use super::snapshot::SnapshotExport;
+use super::supplies;
+use super::tracker::{Running, Tracker};
+use super::volume::Volume;
+
+/// Size of a new file, in percent of its device.
+const COW_PERCENTAGE: u64 = 10;
+
+/// A minor in use.
+struct Minor {
+    volume: Arc<Volume>,
+    running: Running,
+    inventory: Inventory,
+    /// Clients of the snapshot's export.
+    clients: Arc<AtomicUsize>,
+    /// The last thing that went wrong, in words.
+    notice: String,
+}
+
+impl Minor {
+    fn tracker(&self) -> &Arc<Tracker> {
+        &self.running.tracker
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut Device<Heap>) -> T) -> T {
+        self.tracker().with(look)
+    }
+
+    fn is_open(&self) -> bool {
+        self.clients.load(Ordering::Acquire) > 0
+    }
+}
+
+#[derive(Default)]
+struct Minors {
+    used: BTreeMap<u32, Minor>,
+    /// Volumes that are not mounted, by name.
+    unmounted: Vec<String>,
+}
+
+/// The driver of a set of volumes.
+pub struct Driver {
+    volumes: Vec<Arc<Volume>>,
+    minors: Mutex<Minors>,
+}
+
+fn refused<T>(errno: Errno, text: impl Into<String>) -> Result<T, Refused> {
+    Err((errno, text.into()))
+}
+
+impl Driver {
+    /// A driver; every volume is mounted, none tracked.
+    pub fn new(volumes: Vec<Volume>) -> Driver {
+        Driver { volumes: volumes.into_iter().map(Arc::new).collect(), minors: Mutex::default() }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Minors> {
+        self.minors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Carries out a request.
+    pub fn perform(&self, request: Request) -> Response {
+        let done = |result: Result<(), Refused>| result.map(|()| Reply::Done);
+        let result = match request {
+            Request::SetupSnapshot(setup) => done(self.setup(setup)),
+            Request::ReloadSnapshot(reload) => done(self.reload(reload, true)),
+            Request::ReloadIncremental(reload) => done(self.reload(reload, false)),
+            Request::Destroy { minor } => done(self.destroy(minor)),
+            Request::TransitionToIncremental { minor } => done(self.to_incremental(minor)),
+            Request::TransitionToSnapshot(transition) => done(self.to_snapshot(transition)),
+            Request::Reconfigure { cache_bytes, minor } => done(self.reconfigure(minor, cache_bytes)),
+            Request::Info { minor } => self.info(minor).map(|info| Reply::Info(Box::new(info))),
+            Request::FreeMinor => self.free_minor().map(Reply::FreeMinor),
+            Request::Status { minor, .. } => self.status(minor).map(Reply::Status),
+            Request::ListText => Ok(Reply::ListText(self.list_text())),
+            Request::Mount { device, read_only } => done(self.mount(&device, !read_only)),
+            Request::Unmount { device } => done(self.mount(&device, false)),
+        };
+        match result {
+            Ok(reply) => Response::done(reply),
+            Err((errno, text)) => Response::refused(errno, text),
+        }
+    }
+
+    /// The volume that a path names: `/dev/NAME`, the image's path, or NAME alone.
+    fn volume(&self, device: &Path) -> Result<Arc<Volume>, Refused> {
+        let canonical = device.canonicalize().ok();
+        let name = device.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let found = self.volumes.iter().find(|volume| match &canonical {
+            Some(path) => volume.image_path == *path,
+            None => volume.name == name,
+        });
+        match (found, canonical) {
+            (Some(volume), _) => Ok(volume.clone()),
+            (None, Some(path)) => {
+                refused(Errno::ENOTBLK, format!("{} is none of the emulator's devices", path.display()))
+            }
+            (None, None) => {
+                let names: Vec<_> = self.volumes.iter().map(|volume| volume.name.as_str()).collect();
+                refused(Errno::ENOENT, format!("no device {}; there are: {}", device.display(), names.join(", ")))
+            }
+        }
+    }
+
+    /// What stands in the way of a new minor, in words.
+    fn check_new(&self, minors: &Minors, minor: u32, device: &Path, setup: bool) -> Result<Arc<Volume>, Refused> {
+        let volume = self.volume(device);
+        let tracker = volume.as_ref().ok().and_then(|volume| volume.tracker());
+        let mounted = volume.as_ref().is_ok_and(|volume| !minors.unmounted.contains(&volume.name));
+        let facts = NewMinor {
+            minor,
+            max_devices: abi::DEFAULT_MAX_DEVICES,
+            used: minors.used.contains_key(&minor),
+            device: volume.as_ref().map(|_| ()).map_err(|(errno, _)| *errno),
+            mounted,
+            tracked: tracker.is_some(),
+        };
+        let checked = if setup { facts.check_setup() } else { facts.check_reload() };
+        match checked {
+            Ok(()) => volume,
+            Err(Errno::EBUSY) => refused(Errno::EBUSY, format!("minor {minor} is in use")),
+            Err(Errno::EINVAL) if minor >= facts.max_devices => refused(
+                Errno::EINVAL,
+                format!("minor {minor} is out of range, the highest is {}", facts.max_devices - 1),
+            ),
+            Err(Errno::EINVAL) if facts.tracked => refused(Errno::EINVAL, "another minor tracks the device"),
+            Err(Errno::EINVAL) if setup => refused(Errno::EINVAL, "the device is not mounted"),
+            Err(Errno::EINVAL) => refused(Errno::EINVAL, "the device is mounted; reload comes before the mount"),
+            Err(errno) => volume.and_then(|_| refused(errno, "")),
+        }
+    }
+
+    fn check_used<'a>(&self, minors: &'a mut Minors, minor: u32, open_matters: bool) -> Result<&'a mut Minor, Refused> {
+        let used = minors.used.get_mut(&minor);
+        let open = open_matters && used.as_ref().is_some_and(|minor| minor.is_open());
+        match (check_minor(minor, abi::DEFAULT_MAX_DEVICES, used.is_some(), open), used) {
+            (Ok(()), Some(used)) => Ok(used),
+            (Err(Errno::EBUSY), _) => {
+                refused(Errno::EBUSY, format!("elastio-snap{minor} has NBD clients: disconnect them first"))
+            }
+            (Err(Errno::ENOENT), _) => refused(Errno::ENOENT, format!("minor {minor} is not in use")),
+            (Err(errno), _) => refused(errno, format!("minor {minor} is out of range")),
+            (Ok(()), None) => refused(Errno::ENOENT, ""),
+        }
+    }
+
+    /// A new file for a volume, and the epoch that will live in it.
+    fn new_file(
+        volume: &Volume,
+        path: &Path,
+        cow_mib: u64,
+        former: Option<u64>,
+        series: Option<(u64, [u8; 16])>,
+    ) -> Result<(Arc<CowFile>, Origin), Refused> {
+        let geometry = volume.geometry;
+        let bytes = file_bytes(cow_mib, former, geometry, COW_PERCENTAGE)
+            .map_err(|errno| (errno, format!("a copy-on-write file of {cow_mib} MiB is larger than any file")))?;
+        let random = |error: std::io::Error| (errno(&error), format!("no random bytes: {error}"));
+        let (seqid, uuid) = match series {
+            Some((seqid, uuid)) => (seqid + 1, uuid),
+            None => (1, supplies::random().map_err(random)?),
+        };
+        let salt = u64::from_le_bytes(supplies::random().map_err(random)?);
+        let file = Arc::new(CowFile::create(path, geometry)?);
+        Ok((file, Origin { geometry, seqid, uuid, salt, file_bytes: bytes }))
+    }
+
+    fn setup(&self, setup: SetupSnapshot) -> Result<(), Refused> {
+        let mut minors = self.lock();
+        let volume = self.check_new(&minors, setup.minor, &setup.block_device, true)?;
+        let path = resolve(&volume.cow_dir, &setup.cow_file)?;
+        let (file, origin) = Self::new_file(&volume, &path, setup.cow_mib, None, None)?;
+        let relative = path.strip_prefix(&volume.cow_dir).unwrap_or(&path).to_owned();
+        let inventory = Inventory::new(setup.minor, setup.block_device, relative, setup.cache_bytes, true);
+        let undo = |error: Refused| {
+            let _ = file.remove();
+            let _ = Inventory::remove(&volume.cow_dir);
+            volume.set_tracker(None);
+            Err(error)
+        };
+        if let Err(error) = inventory.store(&volume.cow_dir) {
+            return undo((errno(&error), format!("{}: {error}", volume.cow_dir.display())));
+        }
+        let state = State { snapshot: false, active: true, unverified: false };
+        let mut device = supplies::device(volume.geometry, state);
+        device.set_cache_bytes(setup.cache_bytes);
+        let running = Running::start(device, volume.image.clone());
+        volume.set_tracker(Some(running.tracker.clone()));
+        let result = running.tracker.command(Some((File::Next, file.clone())), |device| take(device, origin));
+        if let Err(errno) = result {
+            return undo((errno, format!("{}: the snapshot could not be taken", path.display())));
+        }
+        let minor = Minor { volume, running, inventory, clients: Arc::default(), notice: String::new() };
+        minors.used.insert(setup.minor, minor);
+        Ok(())
+    }
+
+    fn to_snapshot(&self, transition: TransitionToSnapshot) -> Result<(), Refused> {
+        let mut minors = self.lock();
+        let minor = self.check_used(&mut minors, transition.minor, true)?;
+        let state = minor.with(|device| device.state());
+        if state.snapshot || !state.active || state.unverified {
+            return refused(Errno::EINVAL, format!("minor {} is in state {}", transition.minor, state.text()));
+        }
+        let volume = minor.volume.clone();
+        let path = resolve(&volume.cow_dir, &transition.cow_file)?;
+        let current = volume.cow_dir.join(&minor.inventory.cow_file);
+        if path == current {
+            return refused(Errno::EINVAL, format!("{} holds the changes so far: name another file", path.display()));
+        }
+        let Some((former, series)) = minor.with(|device| {
+            let header = device.epoch()?.header;
+            Some((header.fsize, (header.seqid, header.uuid)))
+        }) else {
+            return refused(Errno::EINVAL, "nothing is tracked");
+        };
+        let (file, origin) = Self::new_file(&volume, &path, transition.cow_mib, Some(former), Some(series))?;
+        let relative = path.strip_prefix(&volume.cow_dir).unwrap_or(&path).to_owned();
+        let mut announced = minor.inventory.clone();
+        announced.next_cow_file = Some(relative.clone());
+        if let Err(error) = announced.store(&volume.cow_dir) {
+            let _ = file.remove();
+            return refused(errno(&error), format!("{}: {error}", volume.cow_dir.display()));
+        }
+        let result = minor.tracker().command(Some((File::Next, file)), |device| take(device, origin));
+        // Whether or not the former file could be completed, the switch may have happened.
+        let switched = minor.with(|device| device.epoch().map(|epoch| epoch.header.seqid)) == Some(origin.seqid);
+        if switched {
+            minor.inventory.cow_file = relative;
+            minor.inventory.snapshot = true;
+        }
+        self.save(minor);
+        result.map_err(|errno| {
+            let what = if switched {
+                "the new snapshot is there, but the former file's list could not be completed: update-img reads its marks"
+            } else {
+                "the snapshot could not be taken; changes are still tracked into the former file"
+            };
+            (errno, what.to_owned())
+        })
+    }
+
+    fn save(&self, minor: &mut Minor) {
+        minor.inventory.next_cow_file = None;
+        if let Err(error) = minor.inventory.store(&minor.volume.cow_dir) {
+            minor.notice = format!("{}: {error}; a restart may not find this minor", minor.volume.cow_dir.display());
+        }
+    }
+
+    fn to_incremental(&self, minor: u32) -> Result<(), Refused> {
+        let mut minors = self.lock();
+        let used = self.check_used(&mut minors, minor, true)?;
+        let state = used.with(|device| device.state());
+        if !state.snapshot || !state.active || state.unverified {
+            return refused(Errno::EINVAL, format!("minor {minor} is in state {}", state.text()));
+        }
+        let result = used.tracker().command(None, |device| device.drop_snapshot());
+        used.inventory.snapshot = false;
+        self.save(used);
+        result.map_err(|errno| (errno, "the header could not be written".to_owned()))
+    }
+
+    fn reconfigure(&self, minor: u32, cache_bytes: u64) -> Result<(), Refused> {
+        let mut minors = self.lock();
+        let used = self.check_used(&mut minors, minor, false)?;
+        if used.with(|device| device.error()).is_some() {
+            return refused(Errno::EINVAL, format!("minor {minor} has failed"));
+        }
+        used.with(|device| device.set_cache_bytes(cache_bytes));
+        used.inventory.cache_bytes = cache_bytes;
+        self.save(used);
+        Ok(())
+    }
+
+    fn destroy(&self, minor: u32) -> Result<(), Refused> {
+        let mut minors = self.lock();
+        let used = self.check_used(&mut minors, minor, true)?;
+        let result = used.tracker().command(None, |device| device.destroy());
+        used.volume.set_tracker(None);
+        let _ = Inventory::remove(&used.volume.cow_dir);
+        let path = used.volume.cow_dir.join(&used.inventory.cow_file);
+        minors.used.remove(&minor);
+        result.map_err(|errno| (errno, format!("{} could not be removed", path.display())))
+    }
+
+    fn reload(&self, reload: Reload, snapshot: bool) -> Result<(), Refused> {
+        let mut minors = self.lock();
+        let volume = self.check_new(&minors, reload.minor, &reload.block_device, false)?;
+        // Relative to the mount point, with or without a leading slash.
+        let cow_file = reload.cow_file.strip_prefix("/").unwrap_or(&reload.cow_file).to_owned();
+        let inventory = Inventory::new(reload.minor, reload.block_device, cow_file, reload.cache_bytes, snapshot);
+        if let Err(error) = inventory.store(&volume.cow_dir) {
+            return refused(errno(&error), format!("{}: {error}", volume.cow_dir.display()));
+        }
+        self.expect(&mut minors, volume, inventory);
+        Ok(())
+    }
+
+    /// A tracker that waits for its volume to be mounted.
+    fn expect(&self, minors: &mut Minors, volume: Arc<Volume>, inventory: Inventory) {
+        let mut device = supplies::device(volume.geometry, State::unverified(inventory.snapshot));
+        device.set_cache_bytes(inventory.cache_bytes);
+        let running = Running::start(device, volume.image.clone());
+        volume.set_tracker(Some(running.tracker.clone()));
+        let number = inventory.minor;
+        let minor = Minor { volume, running, inventory, clients: Arc::default(), notice: String::new() };
+        minors.used.insert(number, minor);
+    }
+
+    fn mount(&self, device: &Path, mounted: bool) -> Result<(), Refused> {
+        let volume = self.volume(device)?;
+        let mut minors = self.lock();
+        minors.unmounted.retain(|name| *name != volume.name);
+        if !mounted {
+            minors.unmounted.push(volume.name.clone());
+        }
+        let Some(minor) = minors.used.values_mut().find(|minor| minor.volume.name == volume.name) else {
+            return Ok(());
+        };
+        if mounted && minor.with(|device| device.state().unverified && device.error().is_none()) {
+            self.verify(minor);
+        } else {
+            minor.with(|device| device.mounted(mounted));
+        }
+        Ok(())
+    }
+
+    /// The volume of an expected minor is there: finds its file.
+    fn verify(&self, minor: &mut Minor) {
+        let dir = minor.volume.cow_dir.clone();
+        let mut refusal = self.verify_file(minor, &dir.join(&minor.inventory.cow_file));
+        let next = minor.inventory.next_cow_file.take();
+        if let Some(next) = next {
+            match &refusal {
+                // The switch had happened.
+                Err((_, text)) if text.contains(recovery::Refusal::Superseded.text()) => {
+                    minor.inventory.cow_file = next;
+                    minor.inventory.snapshot = true;
+                    let path = dir.join(&minor.inventory.cow_file);
+                    refusal = self.verify_file(minor, &path);
+                }
+                // It had not; what was prepared is of no use.
+                Ok(()) => drop(std::fs::remove_file(dir.join(next))),
+                Err(_) => minor.inventory.next_cow_file = Some(next),
+            }
+        }
+        match refusal {
+            Ok(()) => {
+                let now = minor.with(|device| device.state());
+                if minor.inventory.snapshot && !now.snapshot {
+                    minor.notice = "the snapshot's image did not survive; its change list did".into();
+                }
+                minor.inventory.snapshot = now.snapshot;
+                self.save(minor);
+            }
+            Err((errno, text)) => {
+                minor.with(|device| device.refuse(errno));
+                minor.notice = text;
+            }
+        }
+    }
+
+    fn verify_file(&self, minor: &Minor, path: &Path) -> Result<(), Refused> {
+        let path = resolve(&minor.volume.cow_dir, path)?;
+        let file = Arc::new(CowFile::open(&path)?);
+        let mut head = page();
+        let unreadable = |errno: Errno| (errno, format!("{}: the header cannot be read", path.display()));
+        file.read(0, &mut head).map_err(|errno| unreadable(if errno == Errno::EIO { Errno::EINVAL } else { errno }))?;
+        let geometry = minor.volume.geometry;
+        let wants = minor.with(|device| device.state().snapshot) || minor.inventory.snapshot;
+        let finding = recovery::examine(&head, geometry, wants)
+            .map_err(|refusal| (refusal.errno(), format!("{}: {}", path.display(), refusal.text())))?;
+        let mut block0 = page();
+        let inside = minor.volume.image.size().min(block0.len() as u64) as usize;
+        minor.volume.image.read(0, &mut block0[..inside]).map_err(|error| (errno(&error), error.to_string()))?;
+        let old = finding.snapshot.then(|| {
+            let next = finding.record.closed.map_or(finding.header.fpos, |closed| closed.fpos);
+            let cache = minor.with(|device| device.cache_bytes());
+            supplies::old(geometry, cache, next, finding.header.fsize >> BLOCK_SHIFT)
+        });
+        let result = minor.tracker().command(Some((File::Current, file)), |device| {
+            let epoch = supplies::found_epoch(&head, finding, device);
+            device.verify(Found { epoch, old, block0: token::hashes(&block0) })
+        });
+        result.map_err(|errno| (errno, format!("{}: the file could not be written to", path.display())))
+    }
+
+    /// Finds everything again that was there when the emulator was last stopped, in order or not.
+    /// Returns what there is to say about each minor.
+    pub fn restore(&self) -> Vec<String> {
+        let mut said = Vec::new();
+        let mut minors = self.lock();
+        for volume in &self.volumes {
+            let inventory = match Inventory::load(&volume.cow_dir) {
+                Ok(Some(inventory)) => inventory,
+                Ok(None) => continue,
+                Err(error) => {
+                    said.push(format!("device {}: {error}", volume.name));
+                    continue;
+                }
+            };
+            let number = inventory.minor;
+            if minors.used.contains_key(&number) || number >= abi::DEFAULT_MAX_DEVICES {
+                said.push(format!(
+                    "device {}: minor {number} is taken or out of range, it is left untracked",
+                    volume.name
+                ));
+                continue;
+            }
+            self.expect(&mut minors, volume.clone(), inventory);
+            if let Some(minor) = minors.used.get_mut(&number) {
+                self.verify(minor);
+                let (state, error, verdict) = minor.with(|device| (device.state(), device.error(), device.verdict()));
+                let worth = match (error, verdict) {
+                    (Some(_), _) => "not online".into(),
+                    (None, Verdict::Exact) => "changes exact".to_owned(),
+                    (None, Verdict::Bounded(bytes)) => format!("changes bounded, at most {bytes} bytes too much"),
+                    (None, Verdict::Lost(reason)) => {
+                        format!("changes lost ({}): the list is every block", reason.text())
+                    }
+                };
+                let notice = if minor.notice.is_empty() { String::new() } else { format!("; {}", minor.notice) };
+                said.push(format!("minor {number}: device {}, {}, {worth}{notice}", volume.name, state.text()));
+            }
+        }
+        said
+    }
+
+    /// Closes every minor in order. The volumes must not be served any more.
+    pub fn close(&self) -> Vec<String> {
+        let mut said = Vec::new();
+        let minors = std::mem::take(&mut self.lock().used);
+        for (number, minor) in minors {
+            if let Err(errno) = minor.tracker().command(None, |device| device.close()) {
+                said.push(format!("minor {number} could not be closed in order: {}", errno.text()));
+            }
+            minor.volume.set_tracker(None);
+        }
+        said
+    }
+
+    /// Settles what was not written to for a while.
+    pub fn tick(&self) {
+        for minor in self.lock().used.values() {
+            minor.with(|device| device.tick());
+        }
+    }
+
+    // --- reports --------------------------------------------------------------------------
+
+    fn free_minor(&self) -> Result<i32, Refused> {
+        let minors = self.lock();
+        match (0..abi::DEFAULT_MAX_DEVICES).find(|minor| !minors.used.contains_key(minor)) {
+            Some(minor) => Ok(minor as i32),
+            None => refused(Errno::ENOENT, "every minor is in use"),
+        }
+    }
+
+    fn info(&self, number: u32) -> Result<abi::Info, Refused> {
+        let mut minors = self.lock();
+        let minor = self.check_used(&mut minors, number, false)?;
+        let mut info = blank_info(number);
+        put_path(&mut info.cow, &shown_cow_file(minor));
+        put_path(&mut info.bdev, &minor.inventory.block_device);
+        minor.with(|device| {
+            info.state = device.state().word().into();
+            info.error = device.error().map_or(0, Errno::negative);
+            info.cache_size = device.cache_bytes();
+            if let Some(epoch) = device.epoch().filter(|_| !device.state().unverified) {
+                info.falloc_size = epoch.header.fsize;
+                info.seqid = epoch.header.seqid;
+                info.uuid = epoch.header.uuid;
+                info.version = model::header::VERSION;
+                info.nr_changed_blocks = device.changed_blocks();
+            }
+        });
+        Ok(info)
+    }
+
+    fn status(&self, number: u32) -> Result<Status, Refused> {
+        let mut minors = self.lock();
+        let minor = self.check_used(&mut minors, number, false)?;
+        let device_bytes = minor.volume.geometry.device_bytes();
+        Ok(minor.with(|device| {
+            let verdict = device.verdict();
+            let (copied_blocks, used_blocks) = device.copied_blocks();
+            let epoch = device.epoch();
+            let (hot_regions, settled_regions) = epoch.map_or((0, 0), |epoch| epoch.tracking.counts());
+            Status {
+                size: Status::SIZE as u32,
+                minor: number,
+                verdict: verdict.code(),
+                reason: match verdict {
+                    Verdict::Lost(reason) => reason.code().into(),
+                    _ => 0,
+                },
+                excess_bytes: match verdict {
+                    Verdict::Bounded(bytes) => bytes,
+                    _ => 0,
+                },
+                device_bytes,
+                memory_bytes: device.memory_bytes(),
+                changed_blocks: device.changed_blocks(),
+                cow_used: used_blocks << BLOCK_SHIFT,
+                cow_limit: epoch.map_or(0, |epoch| epoch.header.fsize),
+                hot_regions,
+                settled_regions,
+                mark_writes: epoch.map_or(0, |epoch| epoch.tracking.mark_writes()),
+                copied_blocks,
+                held_writes: device.held_writes(),
+                snapshot_error: device.snapshot_failure().map_or(0, Errno::negative),
+            }
+        }))
+    }
+
+    fn list_text(&self) -> Vec<u8> {
+        struct Text(Vec<u8>);
+        impl Sink for Text {
+            fn put(&mut self, bytes: &[u8]) {
+                self.0.extend_from_slice(bytes);
+            }
+        }
+        let minors = self.lock();
+        let paths: Vec<(PathBuf, PathBuf)> =
+            minors.used.values().map(|minor| (shown_cow_file(minor), minor.inventory.block_device.clone())).collect();
+        let devices = minors.used.iter().zip(&paths).map(|((number, minor), (cow_file, block_device))| {
+            minor.with(|device| report::Device {
+                minor: *number,
+                cow_file: cow_file.as_os_str().as_encoded_bytes(),
+                block_device: block_device.as_os_str().as_encoded_bytes(),
+                max_cache: device.cache_bytes(),
+                state: device.state(),
+                error: device.error(),
+                verified: device.epoch().filter(|_| !device.state().unverified).map(|epoch| report::Verified {
+                    fallocate: epoch.header.fsize,
+                    seq_id: epoch.header.seqid,
+                    uuid: epoch.header.uuid,
+                    changed_blocks: device.changed_blocks(),
+                    verdict: device.verdict(),
+                }),
+            })
+        });
+        let mut text = Text(Vec::new());
+        report::write(&mut text, devices);
+        text.0
+    }
+}
+
+/// Begins a snapshot into a new file.
+fn take(device: &mut Device<Heap>, origin: Origin) -> Result<(), Errno> {
+    let geometry = origin.geometry;
+    let end = origin.file_bytes >> BLOCK_SHIFT;
+    let cache = if device.cache_bytes() == 0 { DEFAULT_CACHE_BYTES } else { device.cache_bytes() };
+    let old = supplies::old(geometry, cache, geometry.data_block(), end);
+    device.take_snapshot(supplies::new_epoch(origin), old)
+}
+
+/// Relative to the volume with a leading slash, as the C driver shows it; as given while unverified.
+fn shown_cow_file(minor: &Minor) -> PathBuf {
+    Path::new("/").join(&minor.inventory.cow_file)
+}
+
+fn put_path(field: &mut [u8; abi::PATH_MAX], path: &Path) {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    let length = bytes.len().min(abi::PATH_MAX - 1);
+    field[..length].copy_from_slice(&bytes[..length]);
+}
+
+impl Catalogue for Driver {
+    fn names(&self) -> Vec<String> {
+        let snapshots = self.lock();
+        let snapshots = snapshots
+            .used
+            .iter()
+            .filter(|(_, minor)| minor.with(|device| device.state().snapshot && !device.state().unverified));
+        let snapshots: Vec<_> = snapshots.map(|(number, _)| format!("elastio-snap{number}")).collect();
+        self.volumes.iter().map(|volume| volume.name.clone()).chain(snapshots).collect()
+    }
+
+    fn open(&self, name: &str) -> Option<Arc<dyn Export>> {
+        let minors = self.lock();
+        if let Some(volume) = self.volumes.iter().find(|volume| volume.name == name) {
+            return Some(volume.clone());
+        }
+        let number: u32 = name.strip_prefix("elastio-snap")?.parse().ok()?;
+        let minor = minors.used.get(&number)?;
+        if !minor.with(|device| device.state().snapshot && !device.state().unverified) {
+            return None;
+        }
+        Some(Arc::new(SnapshotExport::new(minor.tracker().clone(), minor.volume.image.clone(), minor.clients.clone())))
+    }
+}
