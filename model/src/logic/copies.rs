@@ -6,6 +6,8 @@
 //! its mapping is in the index and nobody reads it. Positions in the file are given out once,
 //! ascending, below the file's limit.
 
+use core::hash::{Hash, Hasher};
+
 use super::errno::Errno;
 use super::geometry::{low_bits, BitRuns, Extent, ZONE_BLOCKS};
 use super::memory::{Buffer, Memory};
@@ -25,7 +27,7 @@ pub enum CopyState {
 }
 
 /// A run of blocks of one zone.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Copy {
     zone: u64,
     shift: u8,
@@ -108,6 +110,15 @@ pub struct Copies<M: Memory> {
 impl<M: Memory> Clone for Copies<M> {
     fn clone(&self) -> Self {
         Copies { pool: self.pool.clone(), heads: self.heads.clone(), ..*self }
+    }
+}
+
+impl<M: Memory> Hash for Copies<M> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.pool.hash(state);
+        self.heads.hash(state);
+        (self.in_memory, self.limit, self.next_block, self.end_block, self.started).hash(state);
+        (self.reads, self.stores, self.drops, self.failed).hash(state);
     }
 }
 
@@ -257,9 +268,9 @@ impl<M: Memory> Copies<M> {
         &mut self.pool
     }
 
-    /// Where the held writes stand that wait for a copy.
+    /// Where the held writes stand that wait for a copy; `None` once nobody needs to.
     pub fn waiters(&mut self, at: u32) -> Option<&mut Queue> {
-        self.pool.get_mut(at).map(|copy| &mut copy.waiters)
+        self.pool.get_mut(at).filter(|copy| !copy.is_complete() && !copy.dead).map(|copy| &mut copy.waiters)
     }
 
     /// The copy at `at`.

@@ -9,6 +9,8 @@
 //! in the file, or the snapshot has failed, (3) the trust token knows what it makes of block 0.
 //! Nothing that fails here fails the origin. The bits are a superset of what changed.
 
+use core::hash::{Hash, Hasher};
+
 use super::copies::{self, Copies, Cover};
 use super::effect::{Effect, File, Page, Release};
 use super::epoch::Epoch;
@@ -102,6 +104,13 @@ impl<M: Memory> Clone for Old<M> {
     }
 }
 
+impl<M: Memory> Hash for Old<M> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.copies.hash(state);
+        self.index.hash(state);
+    }
+}
+
 /// A tracked device.
 pub struct Device<M: Memory> {
     pub(super) geometry: Geometry,
@@ -153,6 +162,17 @@ impl<M: Memory> Clone for Device<M> {
     }
 }
 
+impl<M: Memory> Hash for Device<M> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.geometry, self.state, &self.operation, self.ready, self.gate, self.gate_shut).hash(state);
+        (self.starved, self.crowded, self.wake_readers, self.changed, self.lost).hash(state);
+        (self.snapshot_error, self.error, self.cache_bytes, self.noted_token).hash(state);
+        self.fast.hash(state);
+        (&self.current, &self.next, &self.former, &self.old, &self.next_old).hash(state);
+        self.holds.hash(state);
+    }
+}
+
 impl<M: Memory> Device<M> {
     /// A device nobody tracks yet. `holds` bounds the writes that can be held at a time; `fast`,
     /// shut, notes changes until a file is there, so `state` says unverified, or a setup follows.
@@ -186,6 +206,20 @@ impl<M: Memory> Device<M> {
     /// The bits to test writes against without the lock; another value after every `Switch`.
     pub fn fast(&self) -> M::Shared<Fast<M>> {
         self.fast.clone()
+    }
+
+    /// A copy that shares nothing with this device; `copy` makes bits of their own from bits. For an
+    /// environment that goes back to where it was.
+    pub fn fork(&self, copy: impl Fn(&Fast<M>) -> M::Shared<Fast<M>>) -> Self {
+        let mut fork = self.clone();
+        fork.fast = copy(&self.fast);
+        if let Some(epoch) = &mut fork.current {
+            epoch.fast = fork.fast.clone();
+        }
+        for epoch in [&mut fork.next, &mut fork.former].into_iter().flatten() {
+            epoch.fast = copy(&epoch.fast);
+        }
+        fork
     }
 
     /// The device's sizes.
@@ -228,6 +262,11 @@ impl<M: Memory> Device<M> {
             0 => Verdict::Exact,
             excess => Verdict::Bounded(excess.min(self.changed.saturating_mul(1 << BLOCK_SHIFT))),
         }
+    }
+
+    /// Whether the list of the former epoch means every block.
+    pub fn former_is_lost(&self) -> bool {
+        self.former.as_ref().is_none_or(|epoch| epoch.record.lost.is_some())
     }
 
     /// Held writes at this moment.
@@ -301,12 +340,22 @@ impl<M: Memory> Device<M> {
     }
 
     fn admit(&mut self, hold: &mut Hold) -> Outcome {
+        loop {
+            let keeps_old = self.keeps_old();
+            let outcome = self.try_admit(hold, keeps_old);
+            // What it came to wait for may have gone with the snapshot that has just failed.
+            if keeps_old == self.keeps_old() {
+                return outcome;
+            }
+        }
+    }
+
+    fn try_admit(&mut self, hold: &mut Hold, keeps_old: bool) -> Outcome {
         if self.gate_shut {
             // Behind the gate may be another epoch, in which nothing is seen to yet.
             hold.cursor = hold.write.extent.first;
             return Outcome::Wait(Wait::Gate);
         }
-        let keeps_old = self.keeps_old();
         if hold.write.kind == Kind::Discard && keeps_old {
             return Outcome::Go(Release::Complete);
         }
