@@ -4,6 +4,8 @@
 //! Invariants: every write of the header block carries one new record and leaves the other slot as
 //! it is; the v1 header in it changes only after a record that announces it is durable.
 
+use core::hash::{Hash, Hasher};
+
 use super::bytes::put;
 use super::commit::Commit;
 use super::fast::Fast;
@@ -71,6 +73,15 @@ pub struct Epoch<M: Memory> {
 impl<M: Memory> Clone for Epoch<M> {
     fn clone(&self) -> Self {
         Epoch { fast: self.fast.clone(), tracking: self.tracking.clone(), head: self.head.clone(), ..*self }
+    }
+}
+
+impl<M: Memory> Hash for Epoch<M> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.identity, self.header, self.record, self.commit, self.head_failed).hash(state);
+        self.fast.hash(state);
+        self.tracking.hash(state);
+        self.head.hash(state);
     }
 }
 

@@ -18,7 +18,7 @@ pub enum Kind {
 }
 
 /// A write as it arrives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Write {
     /// The blocks it touches, not empty, inside the device.
     pub extent: Extent,
@@ -38,7 +38,7 @@ impl Write {
 }
 
 /// A held write.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Hold {
     /// The environment's number for it.
     pub bio: u64,

@@ -5,6 +5,9 @@
 //! all zero; a page leaves memory only when the file has it; a page that is being loaded or stored
 //! stays where it is.
 
+use core::hash::{Hash, Hasher};
+use core::ops::Deref;
+
 use super::bytes;
 use super::copies::{Copies, CopyState};
 use super::errno::Errno;
@@ -39,6 +42,13 @@ pub struct IndexPage<P: Clone> {
 impl<P: Clone> Linked for IndexPage<P> {
     fn next(&mut self) -> &mut u32 {
         &mut self.next
+    }
+}
+
+impl<P: Clone + Deref<Target = Block>> Hash for IndexPage<P> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.bytes.hash(state);
+        (self.number, self.state, self.dirty, self.used, self.copies, self.chain, self.next).hash(state);
     }
 }
 
@@ -104,6 +114,16 @@ impl<M: Memory> Clone for Index<M> {
             spare: self.spare.clone(),
             ..*self
         }
+    }
+}
+
+impl<M: Memory> Hash for Index<M> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.pool.hash(state);
+        self.heads.hash(state);
+        self.on_file.hash(state);
+        (self.spare.is_some(), self.provision, self.refused, self.stalled, self.hand).hash(state);
+        (self.limit, self.loads, self.storing, self.flushing, self.waiting).hash(state);
     }
 }
 

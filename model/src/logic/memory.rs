@@ -7,6 +7,8 @@
 
 use core::ops::{Deref, DerefMut};
 
+use super::mutant::Mutant;
+
 /// Size of a block, a page of metadata and an entry of the change list (bytes).
 pub const BLOCK_SIZE: usize = 4096;
 
@@ -21,6 +23,12 @@ pub trait Memory {
     type Page: Deref<Target = Block> + DerefMut + Clone;
     /// A value that the data path reads without the device's lock.
     type Shared<T: Clone>: Deref<Target = T> + Clone;
+
+    /// Whether a known bug is switched on. Only a simulator that wants to see it caught says so.
+    #[inline(always)]
+    fn has(_: Mutant) -> bool {
+        false
+    }
 }
 
 /// An array with a fixed capacity.

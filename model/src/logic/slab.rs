@@ -4,6 +4,8 @@
 //! Invariants: a pool never grows; an index handed out stays valid until it is removed; a record is
 //! in at most one [`Queue`], which links it through its own `next`.
 
+use core::hash::{Hash, Hasher};
+
 use super::memory::{Buffer, Memory};
 
 /// No record.
@@ -16,7 +18,7 @@ pub trait Linked {
 }
 
 /// One place of a pool.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub enum Slot<T> {
     /// Unused; the next unused place.
     Free(u32),
@@ -34,6 +36,13 @@ pub struct Slab<M: Memory, T: Clone> {
 impl<M: Memory, T: Clone> Clone for Slab<M, T> {
     fn clone(&self) -> Self {
         Slab { slots: self.slots.clone(), free: self.free, used: self.used }
+    }
+}
+
+impl<M: Memory, T: Clone + Hash> Hash for Slab<M, T> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.slots.hash(state);
+        self.free.hash(state);
     }
 }
 

@@ -7,6 +7,8 @@
 //! page has one write in flight at a time; the mark *settled* is written after the fine bits of its
 //! generation were flushed.
 
+use core::hash::{Hash, Hasher};
+
 use super::coarse::{CoarseSector, Mark, MarkState};
 use super::commit::Commit;
 use super::crc32c;
@@ -75,6 +77,14 @@ pub struct Tracking<M: Memory> {
 impl<M: Memory> Clone for Tracking<M> {
     fn clone(&self) -> Self {
         Tracking { regions: self.regions.clone(), pages: self.pages.clone(), ..*self }
+    }
+}
+
+impl<M: Memory> Hash for Tracking<M> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.regions.hash(state);
+        self.pages.hash(state);
+        (self.dirty_pages, self.flying_pages, self.sweep).hash(state);
     }
 }
 

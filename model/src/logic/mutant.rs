@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Known bugs of trackers like this one, as switches, so that a simulator can prove that its checks
+//! would see them.
+//!
+//! Invariant: `Memory::has` is the constant `false` for every environment but the simulator's, so
+//! nothing of this is in the machine code of any other build.
+
+macro_rules! mutants {
+    ($($(#[$doc:meta])* $mutant:ident = $name:literal;)*) => {
+        /// A known bug.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Mutant {
+            $($(#[$doc])* $mutant,)*
+        }
+
+        impl Mutant {
+            /// All of them.
+            pub const ALL: &'static [Mutant] = &[$(Mutant::$mutant,)*];
+
+            /// Its name in the ledger.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Mutant::$mutant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+mutants! {
+    /// dm-era until 2021: the bit is published before the mark is durable, so later writes pass.
+    BitBeforeMark = "bit-before-mark";
+    /// A write does not wait for the mark of its region.
+    DataBeforeMark = "data-before-mark";
+    /// dm-era until 2021: recovery does not report what the crashed epoch had marked.
+    RecoveryIgnoresMarks = "recovery-ignores-marks";
+    /// Coarse pages are written without FUA.
+    MarkWithoutFua = "mark-without-fua";
+    /// A bit set while the region's fine bits are being written does not make it hot again.
+    SettledWhileTouched = "settled-while-touched";
+    /// The mark *settled* is written although the fine bits were not flushed.
+    SettledBeforeFlush = "settled-before-flush";
+    /// The fine bits keep their generation, so an older write of them is taken for the newest.
+    GenerationReused = "generation-reused";
+    /// A write is let go before the old data is in memory.
+    ReleasedBeforeRead = "released-before-read";
+    /// The second writer of a block that is being read does not wait.
+    SecondWriterPasses = "second-writer-passes";
+    /// The memory of a copy is given up before the file has it.
+    CopyDroppedEarly = "copy-dropped-early";
+    /// A full copy-on-write file ends the tracking.
+    OverflowEndsTracking = "overflow-ends-tracking";
+    /// The next epoch begins before the former file is sealed.
+    SwitchBeforeSeal = "switch-before-seal";
+    /// The fast path stays open at the instant of a snapshot.
+    FastPathStaysOpen = "fast-path-stays-open";
+    /// The closing record is written before the index is flushed.
+    CleanBeforeFlush = "clean-before-flush";
+    /// The header changes without a record that announces it.
+    HeaderNotAnnounced = "header-not-announced";
+    /// Records always go to the same slot.
+    OneSlot = "one-slot";
+    /// Whatever block 0 holds is trusted.
+    TokenUnchecked = "token-unchecked";
+    /// A write of block 0 does not wait for the token.
+    TokenNotAwaited = "token-not-awaited";
+    /// A mark that failed is not recorded as a loss.
+    LossNotRecorded = "loss-not-recorded";
+    /// The counter does not count what recovery found.
+    CounterForgets = "counter-forgets";
+    /// Recovery forgets that a region is hot once it has reported it.
+    RecoveryForgetsHot = "recovery-forgets-hot";
+    /// What was written while the file was not known yet is not marked.
+    NotedWritesForgotten = "noted-writes-forgotten";
+}
