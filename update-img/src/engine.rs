@@ -6,8 +6,9 @@
 //! the target is flushed at the end, however the copy ended. Nothing prints.
 //!
 //! Several workers each take a batch, read it and write it: while one reads another writes, and on
-//! one medium the requests stay close together. Faster ways for scattered blocks (mappings, gaps
-//! read along, io_uring, copy_file_range) were measured and gain nothing; see benches/copy.rs.
+//! one medium the requests stay close together. For scattered blocks mappings and reading along over
+//! gaps were measured and are slower; copy_file_range is a little faster, but only inside one file
+//! system. What remains is the copying of bytes itself; see benches/copy.rs.
 
 use crate::block_set::BlockSet;
 use crate::plan::{self, Piece, BATCH_BYTES};

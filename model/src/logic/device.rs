@@ -336,7 +336,7 @@ impl<M: Memory> Device<M> {
 
     /// Whether old data is being kept.
     fn keeps_old(&self) -> bool {
-        self.old.as_ref().is_some_and(|old| old.copies.failed().is_none())
+        self.is_tracking() && self.old.as_ref().is_some_and(|old| old.copies.failed().is_none())
     }
 
     fn admit(&mut self, hold: &mut Hold) -> Outcome {

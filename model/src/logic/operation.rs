@@ -77,6 +77,8 @@ pub(super) enum Take {
     Quiet,
     /// Block 0 is being read.
     Token { asked: bool },
+    /// The next file's token is being recorded.
+    Trust { ticket: u64 },
     /// The current file is being sealed.
     Seal { ticket: u64 },
     /// The next file is being made active.
@@ -348,6 +350,18 @@ impl<M: Memory> Device<M> {
                 None
             }
             Take::Token { asked: false } => self.ask(go(Take::Token { asked: true }), Step::ReadBlock0),
+            Take::Trust { ticket } => match self.redeemed(File::Next, ticket)? {
+                Ok(()) => {
+                    let seal = |epoch: &mut Epoch<M>| {
+                        epoch.record.phase = Phase::Sealed;
+                        epoch.request()
+                    };
+                    let ticket = self.current.as_mut().map_or(0, seal);
+                    self.operation = go(Take::Seal { ticket });
+                    None
+                }
+                Err(errno) => self.undo(errno),
+            },
             Take::Seal { ticket } => match self.current.is_some().then(|| self.redeemed(File::Current, ticket)) {
                 Some(None) => None,
                 Some(Some(Err(errno))) => self.undo(errno),
@@ -528,6 +542,8 @@ impl<M: Memory> Device<M> {
             }
             Verify::Fine { page, asked: false } => {
                 if page >= geometry.fine_pages() {
+                    // From here to the end writes are held: a few pages are written, by nobody else.
+                    self.shut_gate();
                     self.take_over();
                     let epoch = self.current.as_mut()?;
                     let header = Header { clean: false, index_only: !epoch.record.snapshot, ..epoch.header };
@@ -571,6 +587,8 @@ impl<M: Memory> Device<M> {
 
     fn fail_verification(&mut self, errno: Errno) -> Option<Effect> {
         self.error = Some(errno);
+        self.gate_shut = false;
+        self.ready.append(&mut self.holds, &mut self.gate);
         self.current = None;
         self.old = None;
         self.done(Err(errno))
@@ -653,19 +671,21 @@ impl<M: Memory> Device<M> {
     /// The file is known: from here on it is tracked into.
     fn take_over(&mut self) {
         let geometry = self.geometry;
-        let old_is_whole = self.lost.is_none();
         let Some(epoch) = &mut self.current else { return };
         let fast = &self.fast;
         if let (Some(closed), true) = (epoch.record.closed, epoch.record.snapshot) {
             epoch.header.fpos = closed.fpos;
         }
         epoch.record.token.extend(&self.noted_token);
+        // What was written before its old data could be kept is in no snapshot any more.
+        let has_bits = |region| region_bits(&**fast, region).iter().any(|word| *word != 0);
+        let image_is_whole = self.lost.is_none() && !epoch.tracking.has_noted(has_bits);
         epoch.record.closed = None;
         epoch.record.phase = Phase::Active;
         epoch.fast = fast.clone();
         epoch.record.lost = self.lost;
         match &mut self.old {
-            Some(old) if old_is_whole => {
+            Some(old) if image_is_whole => {
                 // Every index page whose blocks changed may be on the file.
                 for page in 0..geometry.index_pages() {
                     let zones = page.saturating_mul(PAGE_ENTRIES / ZONE_BLOCKS);
@@ -674,7 +694,6 @@ impl<M: Memory> Device<M> {
                     }
                 }
             }
-            // A list that is lost says nothing of which blocks were copied, either.
             old => *old = None,
         }
         epoch.record.snapshot = self.old.is_some();
@@ -836,18 +855,12 @@ impl<M: Memory> Device<M> {
     pub fn block0_read(&mut self, result: Result<&Block, Errno>) {
         match (&self.operation, result) {
             (Operation::Take(Take::Token { asked: true }), Ok(block)) => {
-                let token = Token::new(&token::hashes(block));
+                // In the next file before the current one is sealed: a crash right after the seal
+                // leaves the next file as the one to reload, which must not accuse anybody.
                 if let Some(next) = &mut self.next {
-                    next.record.token = token;
+                    next.record.token = Token::new(&token::hashes(block));
+                    self.operation = Operation::Take(Take::Trust { ticket: next.request() });
                 }
-                let ticket = match &mut self.current {
-                    Some(current) => {
-                        current.record.phase = Phase::Sealed;
-                        current.request()
-                    }
-                    None => 0,
-                };
-                self.operation = Operation::Take(Take::Seal { ticket });
             }
             (Operation::Take(Take::Token { asked: true }), Err(errno)) => {
                 self.undo(errno);
@@ -902,21 +915,29 @@ fn set_whole<M: Memory>(fast: &super::fast::Fast<M>, geometry: super::geometry::
 
 /// Fills an index page of a finished epoch from its bits; whether it has any.
 fn fill_index_page<M: Memory>(epoch: &Epoch<M>, page: u64, lost: bool, out: &mut Block) -> bool {
-    out.fill(0);
     let geometry = epoch.identity.geometry;
     let zones = PAGE_ENTRIES / ZONE_BLOCKS;
     let first = page.saturating_mul(zones);
-    let mut any = false;
-    for at in 0..zones {
+    let word = |at: u64| {
         let zone = first.saturating_add(at);
         let mask = geometry.zone_mask(zone);
-        let word = if lost { mask } else { epoch.fast.word(zone) & mask };
-        any |= word != 0;
+        if lost {
+            mask
+        } else {
+            epoch.fast.word(zone) & mask
+        }
+    };
+    if (0..zones).all(|at| word(at) == 0) {
+        return false;
+    }
+    out.fill(0);
+    for at in 0..zones {
+        let word = word(at);
         let entries = out.chunks_exact_mut(8).skip(at.saturating_mul(ZONE_BLOCKS) as usize);
         for (bit, entry) in entries.take(ZONE_BLOCKS as usize).enumerate() {
             let changed = word & (low_bits(1) << bit) != 0;
             bytes::put(entry, 0, &u64::from(changed).to_le_bytes());
         }
     }
-    any
+    true
 }

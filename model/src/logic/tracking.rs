@@ -388,16 +388,24 @@ impl<M: Memory> Tracking<M> {
         }
     }
 
+    /// Whether a region has bits that the medium does not know of; `has_bits` tells whether it has any.
+    fn is_noted(&self, number: u64, has_bits: impl FnOnce(u64) -> bool) -> bool {
+        match self.regions.get(number as usize) {
+            Some(region) if region.state() == RegionState::Clean => has_bits(number),
+            Some(region) if region.state() == RegionState::Settled => region.is_touched(),
+            _ => false,
+        }
+    }
+
+    /// Whether any region has bits that the medium does not know of.
+    pub fn has_noted(&self, has_bits: impl Fn(u64) -> bool) -> bool {
+        (0..self.geometry.regions()).any(|number| self.is_noted(number, &has_bits))
+    }
+
     /// Marks hot, as soon as can be, every region with bits that the medium does not know of.
-    pub fn touch_noted(&mut self, mut has_bits: impl FnMut(u64) -> bool) {
+    pub fn touch_noted(&mut self, has_bits: impl Fn(u64) -> bool) {
         for number in 0..self.geometry.regions() {
-            let Some(region) = self.regions.get(number as usize) else { return };
-            let noted = match region.state() {
-                RegionState::Clean => has_bits(number),
-                RegionState::Settled => region.is_touched(),
-                _ => false,
-            };
-            if noted {
+            if self.is_noted(number, &has_bits) {
                 self.touch(number);
             }
         }

@@ -266,7 +266,11 @@ impl Tracker {
                     Step::RemoveNext => inner.files.next.take(),
                     Step::RemoveCurrent => inner.files.current.take(),
                     Step::CloseFormer => inner.files.former.take(),
-                    Step::Truncate { .. } => inner.files.current.clone(),
+                    Step::Truncate { .. } => {
+                        // Without a snapshot nobody can ask how it differs from the one before.
+                        inner.previous = None;
+                        inner.files.current.clone()
+                    }
                     _ => None,
                 };
                 Job::Step(step, file)
