@@ -199,7 +199,8 @@ impl CowFile {
         let mut list = self.finish(blocks, verdict);
         if let Some(claimed) = self.header.changed_blocks.filter(|claimed| *claimed > counted) {
             list.warnings.push(format!(
-                "cow file {}: its header counts {claimed} changed blocks, its index names {counted}; compare the image with the snapshot",
+                "cow file {}: its header counts {claimed} changed blocks, its index names {counted}; compare \
+                the image with the snapshot",
                 self.path.display()
             ));
         }

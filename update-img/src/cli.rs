@@ -128,10 +128,12 @@ const SECTIONS: &[(&str, &[&str])] = &[
     (
         "WHICH SNAPSHOT",
         &[
-            "COW_FILE must be of the snapshot just before SNAPSHOT, in the same series. For /dev/elastio-snap<minor>, and \
+            "COW_FILE must be of the snapshot just before SNAPSHOT, in the same series. For \
+                 /dev/elastio-snap<minor>, and \
              for an NBD export of that name, the driver is asked (--driver). For any other file or export \
              give --new-cow, or take the responsibility with --no-series-check.",
-            "COW_FILE is finished by elioctl transition-to-snapshot. If a crash kept the driver from completing the list \
+            "COW_FILE is finished by elioctl transition-to-snapshot. If a crash kept the driver from completing \
+                 the list \
              in it, the list is derived from the marks in the file: then it may name more blocks than changed, never \
              fewer. Files of the C driver are read, too.",
             "If the machine crashed while in snapshot mode, or an update was missed, the image is several snapshots \
@@ -153,7 +155,8 @@ const SECTIONS: &[(&str, &[&str])] = &[
     (
         "OUTPUT",
         &[
-            "On stdout: the size of the snapshot in blocks of 4096 bytes, the beginning of the copy, and how many blocks \
+            "On stdout: the size of the snapshot in blocks of 4096 bytes, the beginning of the copy, and how \
+                 many blocks \
              changed and failed. A progress bar goes to stderr if that is a terminal. Every block that could not be \
              copied, or with --verify differs, is listed on stderr.",
             "With --json, stdout gets one object instead; its field \"schema\" is 1, \"result\" is done, failed, \
@@ -162,9 +165,8 @@ const SECTIONS: &[(&str, &[&str])] = &[
     ),
     (
         "EXIT STATUS",
-        &[
-            "0: the image is the snapshot now, durably. 1: something failed, or the copy was interrupted. 2: wrong usage.",
-        ],
+        &["0: the image is the snapshot now, durably. 1: something failed, or the copy was interrupted. 2: \
+                 wrong usage."],
     ),
     (
         "EXAMPLES",

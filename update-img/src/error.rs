@@ -56,20 +56,27 @@ pub enum Error {
     #[error("cow file {}: dirty: the driver did not close it in order, so its list may miss changes", path.display())]
     NotClosed { path: PathBuf },
     /// A copy-on-write file of a device of another size.
-    #[error("cow file {}: belongs to a device of {cow_bytes} bytes, but the snapshot has {snapshot_bytes}", path.display())]
+    #[error(
+        "cow file {}: belongs to a device of {cow_bytes} bytes, but the snapshot has {snapshot_bytes}",
+        path.display()
+    )]
     DeviceSize { path: PathBuf, cow_bytes: u64, snapshot_bytes: u64 },
     /// A copy-on-write file of another series.
     #[error("cow file {}: uuid {cow} does not match that of {other}, {expected}", path.display())]
     OtherSeries { path: PathBuf, cow: SeriesId, other: String, expected: SeriesId },
     /// The snapshot is not the one after the file's.
     #[error(
-        "cow file {}: holds the changes since snapshot {cow}, so snapshot {} should follow, but {other} is snapshot {snapshot}",
+        "cow file {}: holds the changes since snapshot {cow}, so snapshot {} should follow, but {other} is \
+             snapshot {snapshot}",
         path.display(),
         cow.saturating_add(1)
     )]
     NotFollowing { path: PathBuf, cow: u64, other: String, snapshot: u64 },
     /// Two files of a chain are not neighbours.
-    #[error("cow file {}: is of snapshot {later}, but the one before it in the chain is of snapshot {earlier}", path.display())]
+    #[error(
+        "cow file {}: is of snapshot {later}, but the one before it in the chain is of snapshot {earlier}",
+        path.display()
+    )]
     BrokenChain { path: PathBuf, earlier: u64, later: u64 },
     /// Nothing says which snapshot this is.
     #[error("snapshot {name}: nothing tells which snapshot of which series it is")]
@@ -183,7 +190,10 @@ impl Error {
                 "run `elioctl transition-to-snapshot <new cow file> <minor>` first; that finishes this file".into()
             }
             Error::NotClosed { .. } => {
-                format!("if the driver still tracks into it, run `elioctl transition-to-snapshot <new cow file> <minor>` first; otherwise {FULL}")
+                format!(
+                    "if the driver still tracks into it, run `elioctl transition-to-snapshot <new cow file> \
+                <minor>` first; otherwise {FULL}"
+                )
             }
             Error::DeviceSize { .. } => {
                 format!("check that the cow file is of this device; if the device was resized, {FULL}")

@@ -209,7 +209,8 @@ impl Reporter {
         }
         if report.interrupted {
             complain(&format!(
-                "interrupted after {} of {} blocks: the image is between two snapshots; run the same command again, that is safe",
+                "interrupted after {} of {} blocks: the image is between two snapshots; run the same command \
+                again, that is safe",
                 report.copied_blocks, self.changed_blocks
             ));
         } else if failed > 0 {

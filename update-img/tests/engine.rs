@@ -221,11 +221,13 @@ proptest! {
         let source = Fake { bad_reads: bad_reads.clone(), lanes, ..Fake::new(pattern(1, bytes)) };
         let target = Fake { bad_writes: bad_writes.clone(), lanes, ..Fake::new(pattern(2, bytes)) };
         let outcome = copy_all(&blocks, &source, &target);
-        let bad: BTreeSet<u64> = listed.iter().copied().filter(|block| bad_reads.contains(block) || bad_writes.contains(block)).collect();
+        let fails = |block: &u64| bad_reads.contains(block) || bad_writes.contains(block);
+        let bad: BTreeSet<u64> = listed.iter().copied().filter(fails).collect();
         let good: BTreeSet<u64> = listed.difference(&bad).copied().collect();
         prop_assert_eq!(&*target.written.lock().unwrap(), &good);
         prop_assert_eq!(target.content(), merged(&pattern(2, bytes), &pattern(1, bytes), good.iter().copied()));
-        let reported: BTreeSet<u64> = outcome.failures.iter().flat_map(|one| one.extent.first..one.extent.end()).collect();
+        let blocks = outcome.failures.iter().flat_map(|one| one.extent.first..one.extent.end());
+        let reported: BTreeSet<u64> = blocks.collect();
         prop_assert_eq!(outcome.copied_blocks, good.len() as u64);
         prop_assert_eq!(reported, bad);
     }

@@ -264,7 +264,8 @@ impl Driver {
         self.save(minor);
         result.map_err(|errno| {
             let what = if switched {
-                "the new snapshot is there, but the former file's list could not be completed: update-img reads its marks"
+                "the new snapshot is there, but the former file's list could not be completed: \
+                 update-img reads its marks"
             } else {
                 "the snapshot could not be taken; changes are still tracked into the former file"
             };
