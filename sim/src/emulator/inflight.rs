@@ -1,38 +1,40 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Counts the writes between their test against the bits and their completion.
+//! The model's counter of writes past the gate, with a way to sleep until it is drained.
 //!
-//! Invariant: a write is counted before it is tested, so once the gate is shut and the count has
-//! been zero, no write that the former bits let through is left.
+//! Invariant: who leaves last takes the lock before it wakes, so a sleeper that has just looked
+//! cannot miss it.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
-/// The count.
+use model::inflight;
+
+/// The counter.
 #[derive(Debug, Default)]
 pub struct Inflight {
-    count: Mutex<u64>,
-    zero: Condvar,
+    count: inflight::Inflight,
+    lock: Mutex<()>,
+    drained: Condvar,
 }
 
 impl Inflight {
-    /// One more.
+    /// A write is about to be tested, or is let go.
     pub fn enter(&self) {
-        *self.count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.count.enter();
     }
 
-    /// One less.
+    /// A write is complete, or held.
     pub fn leave(&self) {
-        let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
-        *count -= 1;
-        if *count == 0 {
-            self.zero.notify_all();
+        if self.count.leave() {
+            drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner));
+            self.drained.notify_all();
         }
     }
 
-    /// Waits until the count is zero. The gate must be shut, or that may never be.
+    /// Waits until nobody is on the way. The gate must be shut, or that may never be.
     pub fn drain(&self) {
-        let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
-        while *count > 0 {
-            count = self.zero.wait(count).unwrap_or_else(PoisonError::into_inner);
+        let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        while !self.count.is_drained() {
+            guard = self.drained.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
