@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Fuzzes a page of fine bits; the body is shared with the ordinary tests.
+#![no_main]
+
+#[path = "../../model/tests/bodies/mod.rs"]
+mod bodies;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bodies::fine_page(data));
