@@ -2,9 +2,11 @@
 //! Copy-on-write: the old data of blocks on its way from the origin to the copy-on-write file.
 //!
 //! Invariants: copies never overlap and never cross a zone; the blocks in memory are at most `limit`
-//! (one copy may always be there); a copy leaves the pool only when its old data is in the file,
-//! its mapping is in the index and nobody reads it. Positions in the file are given out once,
-//! ascending, below the file's limit.
+//! (those of one zone may always be there); a copy leaves the pool only when its old data is in the
+//! file, its mapping is in the index, nobody reads it, and the bits of its blocks are set: else the
+//! write it was made for would have it made again. Positions in the file are given out once,
+//! ascending, below the file's limit. What a write lacks in a zone is begun all at once or not at
+//! all, so that no two writes each hold half of the memory.
 
 use core::hash::{Hash, Hasher};
 
@@ -41,6 +43,10 @@ pub struct Copy {
     dead: bool,
     /// The environment holds data of it that must be dropped.
     issued: bool,
+    /// Blocks whose bits are not set yet.
+    unset: u64,
+    /// It stands in the queue of those that are to be dropped.
+    dropping: bool,
     waiters: Queue,
     chain: u32,
     next: u32,
@@ -123,8 +129,9 @@ impl<M: Memory> Hash for Copies<M> {
 }
 
 impl<M: Memory> Copies<M> {
-    /// No copies yet. `heads` is full of [`NONE`] and its length a power of two; at most `limit`
-    /// blocks are kept in memory; the file takes the blocks `next_block..end_block`.
+    /// No copies yet. `pool` has room for the runs of a zone, that is 32; `heads` is full of [`NONE`]
+    /// and its length a power of two; at most `limit` blocks are kept in memory; the file takes the
+    /// blocks `next_block..end_block`.
     pub fn new(pool: Slab<M, Copy>, heads: M::Vec<u32>, limit: u64, next_block: u64, end_block: u64) -> Self {
         Copies {
             pool,
@@ -215,10 +222,15 @@ impl<M: Memory> Copies<M> {
                 }
             }
         }
+        let blocks = u64::from(uncovered.count_ones());
+        if uncovered != 0
+            && self.in_memory > 0
+            && (self.in_memory.saturating_add(blocks) > self.limit
+                || BitRuns(uncovered).count() > self.pool.room() as usize)
+        {
+            return Cover::Memory;
+        }
         for (shift, count) in BitRuns(uncovered) {
-            if self.in_memory > 0 && self.in_memory.saturating_add(count) > self.limit {
-                return Cover::Memory;
-            }
             match self.start(zone, shift as u8, count as u8) {
                 Ok(at) => wait = wait.or(Some(at)),
                 Err(None) => return Cover::Memory,
@@ -248,6 +260,8 @@ impl<M: Memory> Copies<M> {
             readers: 0,
             dead: false,
             issued: false,
+            unset: low_bits(count.into()) << shift,
+            dropping: false,
             waiters: Queue::new(),
             chain: head,
             next: NONE,
@@ -261,6 +275,43 @@ impl<M: Memory> Copies<M> {
         self.started = self.started.saturating_add(count.into());
         self.reads.push(&mut self.pool, at);
         Ok(at)
+    }
+
+    /// The bits `mask` of a zone are set: no write will ask for these blocks again.
+    pub fn bits_set(&mut self, zone: u64, mask: u64) {
+        let mut at = self.heads.get(self.bucket(zone)).copied().unwrap_or(NONE);
+        while let Some(copy) = self.pool.get_mut(at) {
+            let (here, after) = (at, copy.chain);
+            if copy.zone == zone {
+                copy.unset &= !mask;
+                self.drop_if_free(here);
+            }
+            at = after;
+        }
+    }
+
+    /// A write to `extent` may not come again, or begins anew: nothing is kept for its sake.
+    pub fn disown(&mut self, extent: Extent) {
+        let mut at = 0;
+        while (at as usize) < self.pool.places() {
+            if let Some(copy) = self.pool.get_mut(at) {
+                let here = copy.extent();
+                if here.first < extent.end() && extent.first < here.end() {
+                    copy.unset = 0;
+                    self.drop_if_free(at);
+                }
+            }
+            at = at.saturating_add(1);
+        }
+    }
+
+    fn drop_if_free(&mut self, at: u32) {
+        let Some(copy) = self.pool.get_mut(at) else { return };
+        let wanted = copy.readers > 0 || (copy.unset != 0 && !copy.dead);
+        if copy.state == CopyState::Done && !wanted && !copy.dropping {
+            copy.dropping = true;
+            self.drops.push(&mut self.pool, at);
+        }
     }
 
     /// The pool, for queues of copies that stand elsewhere.
@@ -281,7 +332,8 @@ impl<M: Memory> Copies<M> {
     /// The complete copy that has `block`'s old data in memory, and the block's place in it.
     pub fn find(&self, block: u64) -> Option<(u32, u64)> {
         let (zone, bit) = (block / ZONE_BLOCKS, 1u64 << (block % ZONE_BLOCKS));
-        let found = self.chain(zone).find(|(_, copy)| copy.mask() & bit != 0 && copy.is_complete() && !copy.dead);
+        let fits = |copy: &Copy| copy.mask() & bit != 0 && copy.is_complete() && !copy.dead && !copy.dropping;
+        let found = self.chain(zone).find(|(_, copy)| fits(copy));
         found.map(|(at, copy)| (at, block.saturating_sub(copy.extent().first)))
     }
 
@@ -296,10 +348,8 @@ impl<M: Memory> Copies<M> {
     pub fn unpin(&mut self, at: u32) {
         if let Some(copy) = self.pool.get_mut(at) {
             copy.readers = copy.readers.saturating_sub(1);
-            if copy.readers == 0 && copy.state == CopyState::Done {
-                self.drops.push(&mut self.pool, at);
-            }
         }
+        self.drop_if_free(at);
     }
 
     /// The next thing to do.
@@ -361,13 +411,9 @@ impl<M: Memory> Copies<M> {
     /// The copy is of no further use: its mapping is in the index, or it was given up.
     pub fn finish(&mut self, at: u32) {
         if let Some(copy) = self.pool.get_mut(at) {
-            if copy.state != CopyState::Done {
-                copy.state = CopyState::Done;
-                if copy.readers == 0 {
-                    self.drops.push(&mut self.pool, at);
-                }
-            }
+            copy.state = CopyState::Done;
         }
+        self.drop_if_free(at);
     }
 
     /// Gives the snapshot up. What is in flight is dropped when it ends; the first reason stays.

@@ -312,20 +312,25 @@ impl<M: Memory> Device<M> {
     /// A write arrives that [`Fast::passes`] did not pass.
     pub fn write(&mut self, bio: u64, write: Write) -> Admission {
         let mut hold = Hold::new(bio, write);
-        match self.admit(&mut hold) {
-            Outcome::Go(Release::Submit) => Admission::Submit,
-            Outcome::Go(Release::Complete) => Admission::Complete,
-            Outcome::Wait(_) if write.nowait => Admission::Again,
-            Outcome::Wait(wait) => match self.holds.insert(hold) {
-                Some(at) => {
-                    self.park(at, wait);
-                    Admission::Held
-                }
-                None => {
-                    self.crowded = true;
-                    Admission::Full
-                }
-            },
+        let wait = match self.admit(&mut hold) {
+            Outcome::Go(Release::Submit) => return Admission::Submit,
+            Outcome::Go(Release::Complete) => return Admission::Complete,
+            Outcome::Wait(wait) => wait,
+        };
+        if !write.nowait {
+            if let Some(at) = self.holds.insert(hold) {
+                self.park(at, wait);
+                return Admission::Held;
+            }
+            self.crowded = true;
+        }
+        if let Some(old) = &mut self.old {
+            old.copies.disown(write.extent);
+        }
+        if write.nowait {
+            Admission::Again
+        } else {
+            Admission::Full
         }
     }
 
@@ -423,6 +428,9 @@ impl<M: Memory> Device<M> {
         if wait.is_none() {
             let new = self.fast.set(zone, missing);
             self.changed = self.changed.saturating_add(new.into());
+            if let Some(old) = &mut self.old {
+                old.copies.bits_set(zone, missing);
+            }
         }
         self.note_failure();
         wait

@@ -13,7 +13,9 @@ use super::device::{Device, Old};
 use super::effect::{Effect, File, Page, Step};
 use super::epoch::Epoch;
 use super::errno::Errno;
-use super::geometry::{low_bits, INDEX_BLOCK, PAGE_ENTRIES, REGION_BLOCKS, REGION_ZONES, SECTOR_SIZE, ZONE_BLOCKS};
+use super::geometry::{
+    low_bits, Extent, INDEX_BLOCK, PAGE_ENTRIES, REGION_BLOCKS, REGION_ZONES, SECTOR_SIZE, ZONE_BLOCKS,
+};
 use super::header::Header;
 use super::memory::{Block, Memory};
 use super::record::{Closed, Phase};
@@ -253,6 +255,9 @@ impl<M: Memory> Device<M> {
     fn shut_gate(&mut self) {
         self.gate_shut = true;
         self.fast.shut();
+        if let Some(old) = &mut self.old {
+            old.copies.disown(Extent { first: 0, count: u64::MAX });
+        }
     }
 
     fn open_gate(&mut self) {
