@@ -20,7 +20,7 @@ use super::geometry::{Extent, Geometry, ZoneMasks, BLOCK_SHIFT, INDEX_BLOCK, REG
 use super::hold::{Hold, Kind, Write};
 use super::index::{self, Index, Lookup};
 use super::memory::{Block, Memory};
-use super::operation::{Operation, Verify};
+use super::operation::{Operation, Progress, Verify};
 use super::slab::{Queue, Slab};
 use super::state::State;
 use super::token::Token;
@@ -496,6 +496,21 @@ impl<M: Memory> Device<M> {
 
     /// The next thing to do, if any. When it is a `WritePage` its bytes are in `out`.
     pub fn poll(&mut self, out: &mut Block) -> Option<Effect> {
+        loop {
+            if let Some(effect) = self.poll_ready().or_else(|| self.poll_background(out)) {
+                return Some(effect);
+            }
+            match self.poll_operation(out) {
+                Progress::Effect(effect) => return Some(effect),
+                // The step may have made other work, which goes before the next step.
+                Progress::Step => {}
+                Progress::None => return None,
+            }
+        }
+    }
+
+    /// Looks again at the held writes whose cause to wait is over, and tells who was told to come again.
+    fn poll_ready(&mut self) -> Option<Effect> {
         while let Some(at) = self.ready.pop(&mut self.holds) {
             let Some(mut hold) = self.holds.get(at).cloned() else { continue };
             match self.admit(&mut hold) {
@@ -515,15 +530,15 @@ impl<M: Memory> Device<M> {
             self.crowded = false;
             return Some(Effect::Room);
         }
-        if core::mem::take(&mut self.wake_readers) {
-            return Some(Effect::WakeReaders);
-        }
+        core::mem::take(&mut self.wake_readers).then_some(Effect::WakeReaders)
+    }
+
+    fn poll_background(&mut self, out: &mut Block) -> Option<Effect> {
         self.poll_copies()
             .or_else(|| self.poll_epoch(File::Current, out))
             .or_else(|| self.poll_epoch(File::Next, out))
             .or_else(|| self.poll_epoch(File::Former, out))
             .or_else(|| self.poll_index(out))
-            .or_else(|| self.poll_operation(out))
     }
 
     fn poll_copies(&mut self) -> Option<Effect> {

@@ -62,6 +62,16 @@ pub(super) enum Operation {
     },
 }
 
+/// What a look at the command in progress came to.
+pub(super) enum Progress {
+    /// Something to do.
+    Effect(Effect),
+    /// The command went on by a step.
+    Step,
+    /// It waits, or there is none.
+    None,
+}
+
 /// Steps of taking a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Take {
@@ -266,35 +276,26 @@ impl<M: Memory> Device<M> {
         self.ready.append(&mut self.holds, &mut self.gate);
     }
 
-    /// The next effect of the command in progress.
-    pub(super) fn poll_operation(&mut self, out: &mut Block) -> Option<Effect> {
-        loop {
-            let before = self.operation.clone();
-            let effect = match before.clone() {
-                Operation::Idle => return None,
-                Operation::Take(take) => self.poll_take(take, out),
-                Operation::Drop(drop) => self.poll_drop(drop),
-                Operation::Verify(verify) => self.poll_verify(verify),
-                Operation::Close(close) => self.poll_close(close),
-                Operation::Destroy { removing } => self.poll_destroy(removing),
-                Operation::Finished { result } => {
-                    self.operation = Operation::Idle;
-                    return Some(Effect::Done { result });
-                }
-            };
-            if effect.is_some() {
-                return effect;
+    /// Takes one step of the command in progress.
+    pub(super) fn poll_operation(&mut self, out: &mut Block) -> Progress {
+        let before = self.operation.clone();
+        let effect = match before.clone() {
+            Operation::Idle => None,
+            Operation::Take(take) => self.poll_take(take, out),
+            Operation::Drop(drop) => self.poll_drop(drop),
+            Operation::Verify(verify) => self.poll_verify(verify),
+            Operation::Close(close) => self.poll_close(close),
+            Operation::Destroy { removing } => self.poll_destroy(removing),
+            Operation::Finished { result } => {
+                self.operation = Operation::Idle;
+                Some(Effect::Done { result })
             }
-            // A step that was taken may have made other work, which goes before the next step.
-            if self.operation == before || self.has_background_work() {
-                return None;
-            }
+        };
+        match effect {
+            Some(effect) => Progress::Effect(effect),
+            None if self.operation == before => Progress::None,
+            None => Progress::Step,
         }
-    }
-
-    fn has_background_work(&self) -> bool {
-        let epochs = [&self.current, &self.next, &self.former];
-        !self.ready.is_empty() || epochs.into_iter().flatten().any(|epoch| epoch.commit.wants_write())
     }
 
     fn done(&mut self, result: Result<(), Errno>) -> Option<Effect> {
@@ -717,7 +718,6 @@ impl<M: Memory> Device<M> {
             Close::Drain { asked: false } => return self.ask(go(Close::Drain { asked: true }), Step::Drain),
             Close::Old => match &mut self.old {
                 Some(old) if old.copies.failed().is_none() => {
-                    old.index.flush();
                     if !old.copies.is_quiet() || !old.index.is_clean() {
                         return None;
                     }
@@ -846,7 +846,12 @@ impl<M: Memory> Device<M> {
                 self.finish(Ok(()));
                 return;
             }
-            (Operation::Close(Close::Drain { asked: true }), _) => Operation::Close(Close::Old),
+            (Operation::Close(Close::Drain { asked: true }), _) => {
+                if let Some(old) = &mut self.old {
+                    old.index.flush();
+                }
+                Operation::Close(Close::Old)
+            }
             (Operation::Destroy { .. }, result) => {
                 self.finish(result);
                 return;
