@@ -868,7 +868,9 @@ impl<M: Memory> Device<M> {
                 // In the next file before the current one is sealed: a crash right after the seal
                 // leaves the next file as the one to reload, which must not accuse anybody.
                 if let Some(next) = &mut self.next {
-                    next.record.token = Token::new(&token::hashes(block));
+                    // What it held before may come back, where that was not flushed.
+                    next.record.token = self.current.as_ref().map_or(self.noted_token, |epoch| epoch.record.token);
+                    next.record.token.admit(&token::hashes(block));
                     self.operation = Operation::Take(Take::Trust { ticket: next.request() });
                 }
             }
