@@ -118,6 +118,11 @@ impl Region {
         (self.0 >> GENERATION_SHIFT) as u8
     }
 
+    /// Which write of the fine bits counts after the next sweep.
+    pub const fn next_generation(self) -> u8 {
+        self.generation().wrapping_add(1) & 63
+    }
+
     /// Whether a bit was asked for since [`Region::rest`].
     pub const fn is_touched(self) -> bool {
         self.0 & TOUCHED != 0
@@ -140,7 +145,7 @@ impl Region {
         match action {
             Action::Touch => self.note(),
             Action::Sweep => {
-                let generation = u16::from(self.generation().wrapping_add(1) & 63);
+                let generation = u16::from(self.next_generation());
                 self.0 = (self.0 & 0xff) | (generation << GENERATION_SHIFT);
             }
             _ => {}

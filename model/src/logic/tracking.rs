@@ -294,11 +294,23 @@ impl<M: Memory> Tracking<M> {
     pub fn fine_written(&mut self, page: u64, ok: bool) {
         if !ok {
             let (first, count) = Self::fine_regions(page);
-            let regions = self.regions.iter_mut().skip(first).take(count);
-            regions.for_each(|region| region.apply(Action::Cancel));
+            for number in first..first.saturating_add(count) {
+                self.cancel(number as u64);
+            }
         }
         if let Sweep::Writing { flying, .. } = &mut self.sweep {
             *flying = flying.saturating_sub(1);
+        }
+    }
+
+    /// A region's fine bits could not be made durable. Its generation is used up, so the mark is
+    /// written anew: the medium must have the one of which [`Tracking::digest`] tells.
+    fn cancel(&mut self, number: u64) {
+        let Some(region) = self.regions.get_mut(number as usize) else { return };
+        let before = region.state();
+        region.apply(Action::Cancel);
+        if region.state() != before {
+            self.request(number / COARSE_PAGE_REGIONS);
         }
     }
 
@@ -311,7 +323,7 @@ impl<M: Memory> Tracking<M> {
             for region in self.page_regions(page) {
                 if region.state() == RegionState::Settling {
                     region.apply(action);
-                    any |= ok;
+                    any = true;
                 }
             }
             if any {
@@ -352,10 +364,12 @@ impl<M: Memory> Tracking<M> {
         }
     }
 
-    /// Whether a fine page has a settled region, so that it must be read.
+    /// Whether a fine page must be read: for the bits of settled regions, and for the generations that
+    /// hot ones have used.
     pub fn wants_fine(&self, page: u64) -> bool {
         let (first, count) = Self::fine_regions(page);
-        self.regions.iter().skip(first).take(count).any(|region| region.state() == RegionState::Settled)
+        let wanted = |region: &Region| matches!(region.state(), RegionState::Settled | RegionState::Hot);
+        self.regions.iter().skip(first).take(count).any(wanted)
     }
 
     /// Takes over a fine page found on the medium; `None` if it could not be read. `sink` gets the
@@ -370,12 +384,24 @@ impl<M: Memory> Tracking<M> {
     ) {
         let (first, count) = Self::fine_regions(page);
         for number in first..first.saturating_add(count) {
-            let Some(region) = self.regions.get(number).filter(|region| region.state() == RegionState::Settled) else {
-                continue;
-            };
-            let (number, generation) = (number as u64, region.generation());
-            let bits = bytes.and_then(|page| fine::load(page, seal.seed, seal.epoch, number, generation));
-            if sink(number, bits) {
+            let Some(region) = self.regions.get_mut(number) else { continue };
+            let number = number as u64;
+            let load = |generation| bytes.and_then(|page| fine::load(page, seal.seed, seal.epoch, number, generation));
+            match region.state() {
+                RegionState::Settled => {}
+                // What the next sweep writes must not be mistaken for what a sweep before a crash wrote.
+                RegionState::Hot if load(region.next_generation()).is_some() => {
+                    region.apply(Action::Sweep);
+                    region.apply(Action::Cancel);
+                    continue;
+                }
+                _ => continue,
+            }
+            let bits = load(region.generation());
+            // Reported whole, so writes into it ask for no mark any more: it must be hot, lest the
+            // medium's *settled* be believed another time, when it can be read again.
+            let damaged = bits.is_none();
+            if sink(number, bits) || damaged {
                 self.note(number);
             }
         }

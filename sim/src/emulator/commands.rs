@@ -10,6 +10,7 @@ use anyhow::{bail, Context as _};
 use nbd::Address;
 
 use super::daemon::Daemon;
+use super::demo;
 use super::driver::Driver;
 use super::volume::Volume;
 
@@ -18,6 +19,8 @@ use super::volume::Volume;
 pub enum Command {
     /// Run the driver over image files: live volumes and snapshots as NBD exports, commands on a socket
     Serve(Serve),
+    /// Show the whole backup cycle on an ext4 file system that is being written, and prove the result
+    Demo(demo::Arguments),
 }
 
 /// Arguments of `serve`.
@@ -53,6 +56,7 @@ fn named_path(text: &str) -> Result<(String, PathBuf), String> {
 pub fn run(command: Command) -> ExitCode {
     let result = match command {
         Command::Serve(arguments) => serve(arguments),
+        Command::Demo(arguments) => return demo::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -106,7 +106,9 @@ impl Hash for Disk {
     fn hash<H: Hasher>(&self, state: &mut H) {
         // Without regard to the order of a map, and to numbers that only grow.
         let sum = self.durable.iter().fold(0u64, |sum, (at, sector)| {
-            sum.wrapping_add((at.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ sector.key()).wrapping_mul(0xbf58_476d_1ce4_e5b9))
+            sum.wrapping_add(
+                (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ sector.key()).wrapping_mul(0xbf58_476d_1ce4_e5b9),
+            )
         });
         state.write_u64(sum);
         for cached in &self.cache {
@@ -119,14 +121,7 @@ impl Hash for Disk {
 impl Disk {
     /// A disk of zeroes that tears between units of `tear` sectors: 1, or 8.
     pub fn new(tear: u64) -> Disk {
-        Disk {
-            durable: Rc::default(),
-            cache: Vec::new(),
-            faults: Vec::new(),
-            order: 0,
-            tear,
-            flushes_ignored: false,
-        }
+        Disk { durable: Rc::default(), cache: Vec::new(), faults: Vec::new(), order: 0, tear, flushes_ignored: false }
     }
 
     /// A bug of the disk: flushes are acknowledged and forgotten.

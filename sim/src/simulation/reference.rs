@@ -152,10 +152,15 @@ impl CowFile {
         if unverified { &mut self.noted } else { &mut self.submitted }.insert(extent);
     }
 
-    /// What goes to the medium reaches block 0.
-    pub fn block0_written(&mut self, unknown: bool, unverified: bool) {
+    /// A write that goes to the medium reaches block 0. More than the token remembers may come back.
+    pub fn block0_written(&mut self, unverified: bool) {
         self.block0_writes += 1;
-        self.doubtful |= unknown || unverified || self.block0_writes > 6;
+        self.doubtful |= unverified || self.block0_writes > 6;
+    }
+
+    /// Block 0 is to be erased: from then on the token trusts nothing it may hold.
+    pub fn block0_erased(&mut self) {
+        self.doubtful = true;
     }
 
     /// Somebody wrote without the module.
@@ -168,6 +173,11 @@ impl CowFile {
     pub fn head_failed(&mut self) {
         self.forgiven = true;
         self.doubtful = true;
+    }
+
+    /// Whether block 0 may hold what no token knows of.
+    pub fn is_doubtful(&self) -> bool {
+        self.doubtful
     }
 
     /// Whether a failed record excuses this file.
@@ -297,12 +307,7 @@ impl CowFile {
     }
 
     /// I1 of the marks on the medium, of any file that is or was tracked into.
-    pub fn check_sealed(
-        &self,
-        head: &Block,
-        geometry: Geometry,
-        page: impl Fn(u64) -> Block,
-    ) -> Result<(), Violation> {
+    pub fn check_sealed(&self, head: &Block, geometry: Geometry, page: impl Fn(u64) -> Block) -> Result<(), Violation> {
         if !self.begun || self.forgiven || self.untracked || self.submitted.0.is_empty() {
             return Ok(());
         }

@@ -33,8 +33,7 @@ pub enum Op {
 
 impl Op {
     /// All of them.
-    pub const ALL: [Op; 8] =
-        [Op::Write, Op::Fua, Op::Nowait, Op::Zeroes, Op::Discard, Op::Secure, Op::Disk, Op::Pair];
+    pub const ALL: [Op; 8] = [Op::Write, Op::Fua, Op::Nowait, Op::Zeroes, Op::Discard, Op::Secure, Op::Disk, Op::Pair];
 }
 
 /// A command to the driver.

@@ -22,7 +22,6 @@ use model::recovery::{self, Refusal};
 use model::slab::Slab;
 use model::state::State;
 use model::token::{self, Hashes, UNKNOWN, UNTOUCHED};
-use model::verdict::{Reason, Verdict};
 
 use super::choice::Choice;
 use super::disk::{Disk, Payload, Sector, BLOCK_SECTORS};
@@ -44,6 +43,13 @@ struct Bio {
     extent: Extent,
     /// The model said that there was no room.
     full: bool,
+}
+
+impl Bio {
+    /// Nobody knows what it leaves of the superblock.
+    fn erases_block0(&self) -> bool {
+        self.extent.first == 0 && matches!(self.op, Op::Discard | Op::Secure)
+    }
 }
 
 /// Something on its way.
@@ -85,8 +91,6 @@ enum Action {
     Rot,
     /// Somebody writes while the module is not there.
     Untracked,
-    /// Nothing more is begun.
-    Rest,
     /// The power fails.
     Crash,
 }
@@ -571,6 +575,9 @@ impl World {
     fn admit(&mut self, bio: Bio) {
         if let Some(current) = self.current {
             self.files[current].ask(bio.extent);
+            if bio.erases_block0() {
+                self.files[current].block0_erased();
+            }
         }
         let unseen = match bio.op {
             Op::Zeroes => self.has(Bug::ZeroesUnseen),
@@ -609,7 +616,7 @@ impl World {
             let unverified = machine.0.state().unverified;
             self.files[current].submit(bio.extent, unverified);
             if bio.extent.first == 0 {
-                self.files[current].block0_written(matches!(bio.op, Op::Discard | Op::Secure), unverified);
+                self.files[current].block0_written(unverified);
             }
         }
         let zero = matches!(bio.op, Op::Zeroes | Op::Discard | Op::Secure);
@@ -697,12 +704,18 @@ impl World {
         let blocks: Vec<(u64, Content)> =
             reference::interesting(&self.scenario, self.geometry).into_iter().map(|b| (b, self.origin(b))).collect();
         let asked: Vec<Extent> = self.waiting.iter().map(|bio| bio.extent).collect();
+        // What the token of the former epoch could not know, that of this one cannot either.
+        let erased = self.waiting.iter().any(Bio::erases_block0)
+            || self.former.is_some_and(|former| self.files[former].is_doubtful());
         if self.pending.iter().any(|io| matches!(io, Io::Bio { .. })) && !self.has(Bug::DrainSkipped) {
             self.fail("I3", "a write is in flight at the instant of the snapshot".into());
         }
         let file = &mut self.files[current];
         file.begin(blocks);
         asked.into_iter().for_each(|extent| file.ask(extent));
+        if erased {
+            file.block0_erased();
+        }
         // What slipped through belongs to the new epoch as far as anybody can tell.
         let flying: Vec<Extent> = self.pending.iter().filter_map(Io::write_extent).collect();
         flying.into_iter().for_each(|extent| self.files[current].submit(extent, false));
@@ -822,7 +835,11 @@ impl World {
                 mutant::unseal(&mut head);
             }
             let snapshot = self.files[file].snapshot;
-            let finding = recovery::examine(&head, self.geometry, snapshot);
+            let mut finding = recovery::examine(&head, self.geometry, snapshot);
+            if finding == Err(Refusal::WrongMode) {
+                // The snapshot had failed, or closing had come just so far; the message says what to do.
+                finding = recovery::examine(&head, self.geometry, !snapshot);
+            }
             let superseded = finding == Err(Refusal::Superseded);
             found = Some((file, head, finding));
             if !superseded {
@@ -941,7 +958,8 @@ impl World {
             if self.writes > 0 && self.command != Some(Command::Close) {
                 actions.push((Action::Write, weights.write));
             }
-            if self.reads > 0 && self.device.as_ref().is_some_and(|machine| machine.0.state().snapshot) {
+            let state = self.device.as_ref().map(|machine| machine.0.state());
+            if self.reads > 0 && state.is_some_and(|state| state.snapshot && !state.unverified) {
                 let ready = self.current.is_some_and(|current| self.files[current].snapshot) && self.command.is_none();
                 if ready {
                     actions.push((Action::Read, weights.read));
@@ -993,7 +1011,9 @@ impl World {
         }
         let Some(machine) = &self.device else { return };
         let busy = machine.0.is_busy();
-        if let Some(bio) = self.waiting.iter().find(|bio| bio.extent.count > 0) {
+        // What comes while the device is being closed is held for good.
+        let held = self.waiting.iter().find(|bio| bio.extent.count > 0 && self.command != Some(Command::Close));
+        if let Some(bio) = held {
             let id = bio.id;
             self.fail("I5", format!("write {id} waits, and nothing is on its way that would let it go"));
         } else if busy {
@@ -1043,7 +1063,6 @@ impl World {
             }
             Action::Rot => self.rot(choice),
             Action::Untracked => self.write_untracked(choice),
-            Action::Rest => self.resting = true,
             Action::Crash => self.crash(choice, false),
         }
         self.check_step();
@@ -1374,9 +1393,4 @@ fn sector_hash(sector: &Sector) -> u64 {
             Sector::Data(_) => token::hash(&[0; 512]),
         })
     })
-}
-
-/// What a check of a device's list needs.
-pub(super) fn verdict_is_lost(verdict: Verdict, reason: Reason) -> bool {
-    verdict == Verdict::Lost(reason)
 }
