@@ -76,16 +76,11 @@ fn serve(arguments: Serve) -> anyhow::Result<()> {
     }
     let mut volumes: Vec<Volume> = Vec::new();
     for (name, image) in arguments.devices {
+        if volumes.iter().any(|other| other.name == name) {
+            bail!("device {name} is given twice");
+        }
         let dir = dirs.remove(&name).with_context(|| format!("device {name} has no --cow-dir {name}=DIR"))?;
         let volume = Volume::open(&name, &image, &dir).with_context(|| format!("device {name}"))?;
-        for other in &volumes {
-            if other.name == name || other.image_path == volume.image_path {
-                bail!("device {name}: the name or the image is given twice");
-            }
-            if other.cow_dir == volume.cow_dir {
-                bail!("devices {} and {name} share the directory {}", other.name, dir.display());
-            }
-        }
         volumes.push(volume);
     }
     if let Some(name) = dirs.keys().next() {

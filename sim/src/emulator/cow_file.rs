@@ -38,6 +38,9 @@ pub fn resolve(root: &Path, path: &Path) -> Result<PathBuf, Refused> {
     let outside =
         || (Errno::EINVAL, format!("{} is not on the volume, whose files are in {}", path.display(), root.display()));
     let refused = |at: &Path, error: io::Error| (errno(&error), format!("{}: {error}", at.display()));
+    if path.as_os_str().is_empty() {
+        return Err((Errno::EINVAL, "the path of the copy-on-write file is empty".into()));
+    }
     let root = root.canonicalize().map_err(|error| refused(root, error))?;
     let name = match path.components().next_back() {
         Some(Component::Normal(name)) => name,
@@ -75,22 +78,18 @@ pub fn resolve(root: &Path, path: &Path) -> Result<PathBuf, Refused> {
 impl CowFile {
     /// Makes the file anew, its metadata allocated and reading as zeroes.
     pub fn create(path: &Path, geometry: Geometry) -> Result<CowFile, Refused> {
-        let make = || -> io::Result<File> {
-            let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
-            match fallocate(&file, FallocateFlags::empty(), 0, geometry.metadata_bytes()) {
-                Ok(()) => {}
-                Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(geometry.metadata_bytes())?,
-                Err(error) => return Err(error.into()),
-            }
-            Ok(file)
+        let refused = |error: io::Error| (errno(&error), format!("{}: {error}", path.display()));
+        let options = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).to_owned();
+        let file = options.open(path).map_err(refused)?;
+        let allocated = match fallocate(&file, FallocateFlags::empty(), 0, geometry.metadata_bytes()) {
+            Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(geometry.metadata_bytes()),
+            result => result.map_err(io::Error::from),
         };
-        match make() {
-            Ok(file) => Ok(CowFile { file, path: path.to_owned() }),
-            Err(error) => {
-                let _ = std::fs::remove_file(path);
-                Err((errno(&error), format!("{}: {error}", path.display())))
-            }
-        }
+        let file = CowFile { file, path: path.to_owned() };
+        allocated.map(|()| file).map_err(|error| {
+            let _ = std::fs::remove_file(path);
+            refused(error)
+        })
     }
 
     /// Opens a file that is there.

@@ -38,7 +38,7 @@ impl Daemon {
         let listener = listen(socket)?;
         let server = Server::bind(address).inspect_err(|_| drop(fs::remove_file(socket)))?;
         let driver = Arc::new(driver);
-        let said = driver.restore();
+        let said = driver.restore()?;
         let catalogue: Arc<dyn Catalogue> = driver.clone();
         let disks = server.serve(catalogue)?;
         let control = Control::start(listener, socket, driver.clone())?;
@@ -81,18 +81,21 @@ fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     UnixListener::bind(path).with_context(|| format!("{}: cannot listen", path.display()))
 }
 
+/// Connections, each with its thread.
+type Clients = Vec<(UnixStream, JoinHandle<()>)>;
+
 /// The control socket's threads.
 struct Control {
     path: PathBuf,
     stopping: Arc<AtomicBool>,
     acceptor: JoinHandle<()>,
-    clients: Arc<Mutex<Vec<(UnixStream, JoinHandle<()>)>>>,
+    clients: Arc<Mutex<Clients>>,
 }
 
 impl Control {
     fn start(listener: UnixListener, path: &Path, driver: Arc<Driver>) -> io::Result<Control> {
         let stopping = Arc::new(AtomicBool::new(false));
-        let clients: Arc<Mutex<Vec<(UnixStream, JoinHandle<()>)>>> = Arc::default();
+        let clients: Arc<Mutex<Clients>> = Arc::default();
         let acceptor = std::thread::Builder::new().name("control".into()).spawn({
             let (stopping, clients) = (stopping.clone(), clients.clone());
             move || {

@@ -31,12 +31,16 @@ pub struct Inventory {
     pub cache_bytes: u64,
     /// It was in snapshot mode.
     pub snapshot: bool,
+    /// It may have been written to while its file could not be used, so that the file does not know.
+    #[serde(default)]
+    pub untracked: bool,
 }
 
 impl Inventory {
     /// A new entry.
     pub fn new(minor: u32, block_device: PathBuf, cow_file: PathBuf, cache_bytes: u64, snapshot: bool) -> Inventory {
-        Inventory { version: VERSION, minor, block_device, cow_file, next_cow_file: None, cache_bytes, snapshot }
+        let (version, next_cow_file, untracked) = (VERSION, None, false);
+        Inventory { version, minor, block_device, cow_file, next_cow_file, cache_bytes, snapshot, untracked }
     }
 
     /// Reads the entry of a volume, if it has one.

@@ -20,6 +20,7 @@ use model::geometry::{Extent, BLOCK_SHIFT};
 use model::heap::{page, Heap};
 use model::hold::Write;
 use model::memory::{Block, BLOCK_SIZE};
+use model::verdict::Verdict;
 use nbd::{Export, FileExport};
 
 use super::cow_file::{errno, CowFile};
@@ -377,14 +378,16 @@ impl Tracker {
         }
     }
 
-    /// The file that is tracked into.
-    pub fn current_file(&self) -> Option<Arc<CowFile>> {
-        self.lock().files.current.clone()
+    /// The bits as they are now; `None` if every block counts as changed.
+    pub fn bits(&self) -> Option<Arc<Fast<Heap>>> {
+        let inner = self.lock();
+        let known = !inner.device.state().unverified && !matches!(inner.device.verdict(), Verdict::Lost(_));
+        known.then(|| inner.device.fast())
     }
 
-    /// The bits as they are now.
-    pub fn bits(&self) -> Arc<Fast<Heap>> {
-        self.fast.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Forgets what changed before the snapshot, which is over.
+    pub fn forget_previous(&self) {
+        self.lock().previous = None;
     }
 
     /// What changed between the former snapshot and this one; `None` if that is everything.
