@@ -18,6 +18,7 @@ use super::geometry::{
     Geometry, COARSE_PAGE_REGIONS, COARSE_SECTOR_REGIONS, FINE_PAGE_REGIONS, REGION_ZONES, SECTOR_SIZE,
 };
 use super::memory::{Block, Buffer, Memory};
+use super::mutant::Mutant;
 use super::region::{Action, Region, RegionState};
 use super::slab::Queue;
 
@@ -144,6 +145,9 @@ impl<M: Memory> Tracking<M> {
             return Touch::Go;
         };
         let before = record.state();
+        if before == RegionState::Settling && M::has(Mutant::SettledWhileTouched) {
+            return Touch::Go;
+        }
         record.apply(Action::Touch);
         match record.state() {
             RegionState::Hot => Touch::Go,
@@ -254,6 +258,9 @@ impl<M: Memory> Tracking<M> {
         if flying > 0 {
             self.sweep = Sweep::Writing { next: page, flying, force, wrote };
             None
+        } else if wrote && M::has(Mutant::SettledBeforeFlush) {
+            self.flushed(true);
+            self.poll(fast, seal, out)
         } else if wrote {
             self.sweep = Sweep::Flushing;
             Some(Task::Flush)
@@ -273,7 +280,11 @@ impl<M: Memory> Tracking<M> {
         let mut any = false;
         for region in self.regions.iter_mut().skip(first).take(count) {
             if region.state() == RegionState::Hot && (force || !region.is_touched()) {
-                region.apply(Action::Sweep);
+                // Round the circle of generations, or a step on it.
+                for _ in 0..if M::has(Mutant::GenerationReused) { 64 } else { 1 } {
+                    region.apply(Action::Cancel);
+                    region.apply(Action::Sweep);
+                }
                 any = true;
             }
             region.rest();
@@ -351,8 +362,9 @@ impl<M: Memory> Tracking<M> {
                 // A damaged sector is rewritten with its regions hot before anything relies on them.
                 let hot = Mark { state: MarkState::Hot, generation: 0 };
                 let mark = byte.and_then(|byte| Mark::from_byte(*byte)).unwrap_or(hot);
-                *region = Region::from_mark(mark);
-                if mark.state == MarkState::Hot {
+                let forgets = mark.state == MarkState::Hot && M::has(Mutant::RecoveryForgetsHot);
+                *region = Region::from_mark(if forgets { Mark::CLEAN } else { mark });
+                if mark.state == MarkState::Hot && !M::has(Mutant::RecoveryIgnoresMarks) {
                     whole(number);
                 }
             }
@@ -392,7 +404,7 @@ impl<M: Memory> Tracking<M> {
                 // What the next sweep writes must not be mistaken for what a sweep before a crash wrote.
                 RegionState::Hot if load(region.next_generation()).is_some() => {
                     region.apply(Action::Sweep);
-                    region.apply(Action::Cancel);
+                    self.cancel(number);
                     continue;
                 }
                 _ => continue,
@@ -431,7 +443,7 @@ impl<M: Memory> Tracking<M> {
     /// Marks hot, as soon as can be, every region with bits that the medium does not know of.
     pub fn touch_noted(&mut self, has_bits: impl Fn(u64) -> bool) {
         for number in 0..self.geometry.regions() {
-            if self.is_noted(number, &has_bits) {
+            if self.is_noted(number, &has_bits) && !M::has(Mutant::NotedWritesForgotten) {
                 self.touch(number);
             }
         }
