@@ -13,6 +13,7 @@ use core::hash::{Hash, Hasher};
 use super::errno::Errno;
 use super::geometry::{low_bits, BitRuns, Extent, ZONE_BLOCKS};
 use super::memory::{Buffer, Memory};
+use super::mutant::Mutant;
 use super::slab::{Linked, Queue, Slab, NONE};
 
 /// Where the old data of a copy is.
@@ -217,7 +218,7 @@ impl<M: Memory> Copies<M> {
         for (at, copy) in self.chain(zone) {
             if copy.mask() & missing != 0 {
                 uncovered &= !copy.mask();
-                if !copy.is_complete() {
+                if !copy.is_complete() && !M::has(Mutant::SecondWriterPasses) {
                     wait = wait.or(Some(at));
                 }
             }
@@ -368,7 +369,11 @@ impl<M: Memory> Copies<M> {
         let at = self.stores.pop(&mut self.pool)?;
         let copy = self.pool.get_mut(at)?;
         copy.issued = true;
-        Some(Task::Store(at, copy.extent(), copy.file_block))
+        let task = Task::Store(at, copy.extent(), copy.file_block);
+        if M::has(Mutant::CopyDroppedEarly) {
+            self.finish(at);
+        }
+        Some(task)
     }
 
     /// The origin was read. Returns the held writes that waited for it.

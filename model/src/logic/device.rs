@@ -20,6 +20,7 @@ use super::geometry::{Extent, Geometry, ZoneMasks, BLOCK_SHIFT, INDEX_BLOCK, REG
 use super::hold::{Hold, Kind, Write};
 use super::index::{self, Index, Lookup};
 use super::memory::{Block, Memory};
+use super::mutant::Mutant;
 use super::operation::{Operation, Progress, Verify};
 use super::slab::{Queue, Slab};
 use super::state::State;
@@ -398,7 +399,8 @@ impl<M: Memory> Device<M> {
     /// Sees to the blocks `mask` of a zone; their bits are set when nothing stands in the way.
     fn admit_zone(&mut self, zone: u64, mask: u64, keeps_old: bool) -> Option<Wait> {
         let missing = mask & !self.fast.word(zone);
-        if missing == 0 {
+        let ended = M::has(Mutant::OverflowEndsTracking) && self.snapshot_error == Some(Errno::EFBIG);
+        if missing == 0 || ended {
             return None;
         }
         let tracking = self.is_tracking();
@@ -419,13 +421,16 @@ impl<M: Memory> Device<M> {
         let copy = match &mut self.old {
             Some(old) if keeps_old => match old.copies.cover(zone, missing) {
                 Cover::Complete => None,
+                Cover::Wait(_) if M::has(Mutant::ReleasedBeforeRead) => None,
                 Cover::Wait(at) => Some(Wait::Copy(at)),
                 Cover::Memory => Some(Wait::Memory),
             },
             _ => None,
         };
+        let mark = if M::has(Mutant::DataBeforeMark) { None } else { mark };
+        let published = M::has(Mutant::BitBeforeMark) && copy.is_none();
         let wait = copy.or(mark);
-        if wait.is_none() {
+        if wait.is_none() || published {
             let new = self.fast.set(zone, missing);
             self.changed = self.changed.saturating_add(new.into());
             if let Some(old) = &mut self.old {
@@ -453,7 +458,8 @@ impl<M: Memory> Device<M> {
                 ticket
             }
         };
-        (!epoch.commit.is_redeemed(ticket)).then_some(Wait::Head)
+        let waits = !epoch.commit.is_redeemed(ticket) && !M::has(Mutant::TokenNotAwaited);
+        waits.then_some(Wait::Head)
     }
 
     fn park(&mut self, at: u32, wait: Wait) {
@@ -589,7 +595,7 @@ impl<M: Memory> Device<M> {
         Some(match epoch.tracking.poll(&epoch.fast, seal, out)? {
             tracking::Task::Coarse(number) => {
                 let block = geometry.coarse_block().saturating_add(number);
-                Effect::WritePage { file, page: Page::Coarse(number), block, durable: true }
+                Effect::WritePage { file, page: Page::Coarse(number), block, durable: !M::has(Mutant::MarkWithoutFua) }
             }
             tracking::Task::Fine(number) => {
                 let block = geometry.fine_block().saturating_add(number);
@@ -668,7 +674,7 @@ impl<M: Memory> Device<M> {
             self.lost = Some(reason);
         }
         if let Some(epoch) = &mut self.current {
-            if epoch.record.lost.is_none() {
+            if epoch.record.lost.is_none() && !M::has(Mutant::LossNotRecorded) {
                 epoch.record.lost = Some(reason);
                 epoch.request();
             }

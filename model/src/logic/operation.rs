@@ -18,6 +18,7 @@ use super::geometry::{
 };
 use super::header::Header;
 use super::memory::{Block, Memory};
+use super::mutant::Mutant;
 use super::record::{Closed, Phase};
 use super::state::{Event, State};
 use super::token::{self, Token};
@@ -201,7 +202,7 @@ impl<M: Memory> Device<M> {
         }
         let accepted = found.epoch.record.token.accepts(&found.block0);
         self.lost = found.epoch.record.lost;
-        if !accepted {
+        if !accepted && !M::has(Mutant::TokenUnchecked) {
             self.lost = self.lost.or(Some(Reason::UntrackedWrites));
         }
         self.current = Some(found.epoch);
@@ -264,7 +265,9 @@ impl<M: Memory> Device<M> {
 
     fn shut_gate(&mut self) {
         self.gate_shut = true;
-        self.fast.shut();
+        if !M::has(Mutant::FastPathStaysOpen) {
+            self.fast.shut();
+        }
         if let Some(old) = &mut self.old {
             old.copies.disown(Extent { first: 0, count: u64::MAX });
         }
@@ -362,7 +365,8 @@ impl<M: Memory> Device<M> {
                         epoch.record.phase = Phase::Sealed;
                         epoch.request()
                     };
-                    let ticket = self.current.as_mut().map_or(0, seal);
+                    let unsealed = M::has(Mutant::SwitchBeforeSeal);
+                    let ticket = self.current.as_mut().filter(|_| !unsealed).map_or(0, seal);
                     self.operation = go(Take::Seal { ticket });
                     None
                 }
@@ -667,7 +671,10 @@ impl<M: Memory> Device<M> {
             let zones = (region.saturating_mul(REGION_ZONES)..).zip(bits.iter().zip(noted));
             for (zone, (bits, noted)) in zones {
                 unknown |= noted & !bits != 0;
-                changed = changed.saturating_add(fast.set(zone, bits & geometry.zone_mask(zone)).into());
+                let new = fast.set(zone, bits & geometry.zone_mask(zone));
+                if !M::has(Mutant::CounterForgets) {
+                    changed = changed.saturating_add(new.into());
+                }
             }
             unknown
         });
@@ -732,7 +739,9 @@ impl<M: Memory> Device<M> {
                 if !epoch.tracking.is_quiet() {
                     return None;
                 }
-                if swept || lost {
+                if (swept || lost) && M::has(Mutant::CleanBeforeFlush) {
+                    Close::Token { asked: false }
+                } else if swept || lost {
                     Close::Flush { asked: false }
                 } else {
                     epoch.tracking.sweep(true);
