@@ -15,4 +15,5 @@ pub mod mutant;
 pub mod reference;
 pub mod scenario;
 pub mod supplies;
+pub mod tape;
 pub mod world;

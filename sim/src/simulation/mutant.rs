@@ -14,8 +14,9 @@ use model::memory::Block;
 use model::mutant::Mutant;
 use model::record::{Phase, Record};
 
-use super::choice::Seeded;
-use super::scenario::{Command, Faults, Op, Scenario};
+use super::choice::{Recorder, Seeded};
+use super::scenario::{Command, Faults, Op, Scenario, SCHEMA};
+use super::tape::Recording;
 use super::world::World;
 
 /// A bug that can be switched on.
@@ -142,6 +143,15 @@ pub fn try_one(name: &'static str, runs: u64) -> Catch {
         }
     }
     Catch { name, by: None, micros: begun.elapsed().as_micros() as u64, runs: tried, found: None }
+}
+
+/// The run of a scenario under a seed, recorded.
+pub fn record(scenario: &Scenario, seed: u64) -> Recording {
+    let mut source = Seeded::new(seed);
+    let mut recorder = Recorder::new(&mut source);
+    let world = super::fuzz::run(World::new(scenario), &mut recorder);
+    let violates = world.violation.map(|found| format!("{}: {}", found.invariant, found.text));
+    Recording { schema: SCHEMA, scenario: scenario.clone(), choices: recorder.tape, violates }
 }
 
 /// Takes the newest record out of a header block, so that the one before it counts.
