@@ -181,7 +181,11 @@ fn what_a_file_is_good_for() {
     let data = geometry.data_block();
 
     assert!(look(&|record| record.snapshot = false, false).is_ok_and(|found| !found.snapshot));
-    assert_eq!(look(&|record| record.snapshot = false, true), Err(Refusal::WrongMode));
+    // A crash leaves the list, and it is given to whoever asks.
+    assert!(look(&|record| record.snapshot = false, true).is_ok_and(|found| !found.snapshot));
+    let closed_without = |record: &mut Record| (record.snapshot, record.closed) = (false, closed(data));
+    assert_eq!(look(&closed_without, true), Err(Refusal::WrongMode));
+    assert!(look(&closed_without, false).is_ok_and(|found| !found.snapshot));
     // A snapshot that a crash ended: the list is there, the image is not.
     assert!(look(&|_| {}, false).is_ok_and(|found| !found.snapshot));
     assert!(look(&|_| {}, true).is_ok_and(|found| !found.snapshot));
