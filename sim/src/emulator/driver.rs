@@ -232,14 +232,13 @@ impl Driver {
         Ok(path)
     }
 
-    /// A new file for a volume, and the epoch that will live in it.
-    fn new_file(
+    /// The epoch that will live in a new file.
+    fn new_epoch(
         volume: &Volume,
-        path: &Path,
         cow_mib: u64,
         former: Option<u64>,
         series: Option<(u64, [u8; 16])>,
-    ) -> Result<(Arc<CowFile>, Origin), Refused> {
+    ) -> Result<Origin, Refused> {
         let geometry = volume.geometry;
         let bytes = file_bytes(cow_mib, former, geometry, COW_PERCENTAGE)
             .map_err(|errno| (errno, format!("a copy-on-write file of {cow_mib} MiB is larger than any file")))?;
@@ -249,26 +248,26 @@ impl Driver {
             None => (1, supplies::random().map_err(random)?),
         };
         let salt = u64::from_le_bytes(supplies::random().map_err(random)?);
-        let file = Arc::new(CowFile::create(path, geometry)?);
-        Ok((file, Origin { geometry, seqid, uuid, salt, file_bytes: bytes }))
+        Ok(Origin { geometry, seqid, uuid, salt, file_bytes: bytes })
     }
 
     fn setup(&self, setup: SetupSnapshot) -> Result<(), Refused> {
         let mut minors = self.lock();
         let volume = self.check_new(&minors, setup.minor, &setup.block_device, true)?;
         let path = self.place(&minors, &volume, &setup.cow_file)?;
-        let (file, origin) = Self::new_file(&volume, &path, setup.cow_mib, None, None)?;
+        let origin = Self::new_epoch(&volume, setup.cow_mib, None, None)?;
         let relative = path.strip_prefix(&volume.cow_dir).unwrap_or(&path).to_owned();
-        let inventory = Inventory::new(setup.minor, setup.block_device, relative, setup.cache_bytes, true);
+        let mut inventory = Inventory::new(setup.minor, setup.block_device, relative, setup.cache_bytes, true);
+        inventory.series = Some(origin.uuid);
+        store(&inventory, &volume)?;
         let undo = |error: Refused| {
-            let _ = file.remove();
             let _ = Inventory::remove(&volume.cow_dir);
-            volume.set_tracker(None);
             Err(error)
         };
-        if let Err(error) = inventory.store(&volume.cow_dir) {
-            return undo((errno(&error), format!("{}: {error}", volume.cow_dir.display())));
-        }
+        let file = match CowFile::create(&path, volume.geometry) {
+            Ok(file) => Arc::new(file),
+            Err(error) => return undo(error),
+        };
         let state = State { snapshot: false, active: true, unverified: false };
         let mut device = supplies::device(volume.geometry, state);
         device.set_cache_bytes(setup.cache_bytes);
@@ -276,6 +275,8 @@ impl Driver {
         volume.set_tracker(Some(running.tracker.clone()));
         let result = running.tracker.command(Some((File::Next, file.clone())), |device| take(device, origin));
         if let Err(errno) = result {
+            let _ = file.remove();
+            volume.set_tracker(None);
             return undo((errno, format!("{}: the snapshot could not be taken", path.display())));
         }
         minors.used.insert(setup.minor, Minor::new(volume, running, inventory, [0; SECTORS]));
@@ -298,14 +299,18 @@ impl Driver {
         }) else {
             return refused(Errno::EINVAL, "nothing is tracked");
         };
-        let (file, origin) = Self::new_file(&volume, &path, transition.cow_mib, Some(former), Some(series))?;
+        let origin = Self::new_epoch(&volume, transition.cow_mib, Some(former), Some(series))?;
         let relative = path.strip_prefix(&volume.cow_dir).unwrap_or(&path).to_owned();
         let mut announced = minor.inventory.clone();
         announced.next_cow_file = Some(relative.clone());
-        if let Err(error) = announced.store(&volume.cow_dir) {
-            let _ = file.remove();
-            return refused(errno(&error), format!("{}: {error}", volume.cow_dir.display()));
-        }
+        store(&announced, &volume)?;
+        let file = match CowFile::create(&path, volume.geometry) {
+            Ok(file) => Arc::new(file),
+            Err(error) => {
+                self.save(minor);
+                return Err(error);
+            }
+        };
         let result = minor.tracker().command(Some((File::Next, file)), |device| take(device, origin));
         // Whether or not the former file could be completed, the switch may have happened.
         let switched = minor.with(|device| device.epoch().map(|epoch| epoch.header.seqid)) == Some(origin.seqid);
@@ -375,9 +380,7 @@ impl Driver {
         // Relative to the mount point, with or without a leading slash.
         let cow_file = reload.cow_file.strip_prefix("/").unwrap_or(&reload.cow_file).to_owned();
         let inventory = Inventory::new(reload.minor, reload.block_device, cow_file, reload.cache_bytes, snapshot);
-        if let Err(error) = inventory.store(&volume.cow_dir) {
-            return refused(errno(&error), format!("{}: {error}", volume.cow_dir.display()));
-        }
+        store(&inventory, &volume)?;
         self.expect(&mut minors, volume, inventory)
     }
 
@@ -438,6 +441,7 @@ impl Driver {
                 }
                 minor.inventory.snapshot = now.snapshot;
                 minor.inventory.untracked = false;
+                minor.inventory.series = minor.with(|device| Some(device.epoch()?.header.uuid));
                 self.save(minor);
             }
             Err((errno, text)) => {
@@ -466,7 +470,10 @@ impl Driver {
         };
         let finding =
             finding.map_err(|refusal| (refusal.errno(), format!("{}: {}", path.display(), refusal.text())))?;
-        // No token accepts the second one.
+        if minor.inventory.series.is_some_and(|series| series != finding.header.uuid) {
+            return refused(Errno::EINVAL, format!("{}: the file is of another series", path.display()));
+        }
+        // No token accepts the first one.
         let block0 = if minor.inventory.untracked { [token::UNTOUCHED; SECTORS] } else { minor.block0 };
         let old = finding.snapshot.then(|| {
             let next = finding.record.closed.map_or(finding.header.fpos, |closed| closed.fpos);
@@ -484,18 +491,23 @@ impl Driver {
     /// Returns what there is to say about each minor. An error means that a volume cannot be tracked
     /// as it was: none may be served then, because what is written would be in no list.
     pub fn restore(&self) -> anyhow::Result<Vec<String>> {
-        let mut said = Vec::new();
-        let mut minors = self.lock();
+        // Nothing of a file is changed before all of them are known.
+        let mut found: BTreeMap<u32, (&Arc<Volume>, Inventory)> = BTreeMap::new();
         for volume in &self.volumes {
             let inventory = Inventory::load(&volume.cow_dir).with_context(|| format!("device {}", volume.name))?;
             let Some(inventory) = inventory else { continue };
             let number = inventory.minor;
-            if let Some(other) = minors.used.get(&number) {
-                bail!("devices {} and {} are both minor {number}: serve them apart", other.volume.name, volume.name);
+            if let Some((other, _)) = found.get(&number) {
+                bail!("devices {} and {} are both minor {number}: serve them apart", other.name, volume.name);
             }
             if number >= abi::DEFAULT_MAX_DEVICES {
                 bail!("device {}: minor {number} is out of range", volume.name);
             }
+            found.insert(number, (volume, inventory));
+        }
+        let mut said = Vec::new();
+        let mut minors = self.lock();
+        for (number, (volume, inventory)) in found {
             self.expect(&mut minors, volume.clone(), inventory)
                 .map_err(|(_, text)| anyhow!("device {}: {text}", volume.name))?;
             if let Some(minor) = minors.used.get_mut(&number) {
@@ -649,6 +661,12 @@ impl Driver {
         report::write(&mut text, devices);
         text.0
     }
+}
+
+/// Replaces the inventory of a volume.
+fn store(inventory: &Inventory, volume: &Volume) -> Result<(), Refused> {
+    let refused = |error| (errno(&error), format!("{}: {error}", volume.cow_dir.display()));
+    inventory.store(&volume.cow_dir).map_err(refused)
 }
 
 /// Begins a snapshot into a new file.

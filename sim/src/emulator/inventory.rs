@@ -34,13 +34,25 @@ pub struct Inventory {
     /// It may have been written to while its file could not be used, so that the file does not know.
     #[serde(default)]
     pub untracked: bool,
+    /// The series that the file must be of, once it is known.
+    #[serde(default)]
+    pub series: Option<[u8; 16]>,
 }
 
 impl Inventory {
     /// A new entry.
     pub fn new(minor: u32, block_device: PathBuf, cow_file: PathBuf, cache_bytes: u64, snapshot: bool) -> Inventory {
-        let (version, next_cow_file, untracked) = (VERSION, None, false);
-        Inventory { version, minor, block_device, cow_file, next_cow_file, cache_bytes, snapshot, untracked }
+        Inventory {
+            version: VERSION,
+            minor,
+            block_device,
+            cow_file,
+            next_cow_file: None,
+            cache_bytes,
+            snapshot,
+            untracked: false,
+            series: None,
+        }
     }
 
     /// Reads the entry of a volume, if it has one.
