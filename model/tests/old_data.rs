@@ -54,6 +54,12 @@ struct World {
     tables: u64,
 }
 
+/// From a write's first to its last block.
+fn extent_of(zone: u64, mask: u64) -> Extent {
+    let (before, behind) = (u64::from(mask.trailing_zeros()), u64::from(mask.leading_zeros()));
+    Extent { first: zone * ZONE_BLOCKS + before, count: ZONE_BLOCKS - before - behind }
+}
+
 /// How much room there is.
 #[derive(Clone, Copy, Debug)]
 struct Room {
@@ -113,6 +119,8 @@ impl World {
             }
             Cover::Memory => {
                 assert!(self.memory_blocks() > 0 || !self.copies.is_quiet(), "no memory although nothing is used");
+                self.copies.disown(extent_of(zone, mask));
+                self.disowned = true;
                 false
             }
         }
@@ -237,15 +245,18 @@ impl World {
         }
     }
 
+    /// As when the gate is shut.
+    fn disown_all(&mut self) {
+        self.writers.clear();
+        self.copies.disown(Extent { first: 0, count: u64::MAX });
+        self.disowned = true;
+    }
+
     /// A held write goes away; what was begun for it is of no use, unless others need it.
     fn disown(&mut self, pick: usize) {
         if !self.writers.is_empty() {
             let (zone, mask) = self.writers.swap_remove(pick % self.writers.len());
-            let first = zone * ZONE_BLOCKS;
-            self.copies.disown(Extent {
-                first: first + u64::from(mask.trailing_zeros()),
-                count: ZONE_BLOCKS - u64::from(mask.leading_zeros() + mask.trailing_zeros()),
-            });
+            self.copies.disown(extent_of(zone, mask));
             self.disowned = true;
         }
     }
@@ -312,6 +323,7 @@ enum Deed {
     Look(u64),
     /// A write that was told to come again may never do so.
     Disown(usize),
+    DisownAll,
     Unpin(usize),
     Limit(u64, u32),
     Flush,
@@ -331,6 +343,7 @@ fn deed(faults: u32, disowns: u32) -> impl Strategy<Value = Deed> {
         6 => (0..ZONES * ZONE_BLOCKS).prop_map(Deed::Look),
         3 => any::<usize>().prop_map(Deed::Unpin),
         disowns => any::<usize>().prop_map(Deed::Disown),
+        disowns => Just(Deed::DisownAll),
         1 => (0u64..300, 0u32..4).prop_map(|(blocks, pages)| Deed::Limit(blocks, pages)),
         1 => Just(Deed::Flush),
     ]
@@ -338,7 +351,8 @@ fn deed(faults: u32, disowns: u32) -> impl Strategy<Value = Deed> {
 
 fn room() -> impl Strategy<Value = Room> {
     let file = prop_oneof![3 => Just(ZONES * ZONE_BLOCKS), 1 => 0u64..400];
-    (32usize..36, 1u64..200, file, 1usize..5, 0u32..4).prop_map(|(copies, blocks, file, pages, index)| Room {
+    let (copies, blocks) = (prop_oneof![32usize..36, Just(2000)], prop_oneof![1u64..200, Just(5000)]);
+    (copies, blocks, file, 1usize..5, 0u32..4).prop_map(|(copies, blocks, file, pages, index)| Room {
         copies,
         blocks,
         file,
@@ -357,6 +371,7 @@ fn play(room: Room, deeds: Vec<Deed>) {
             Deed::Fault(pick) => world.complete(pick, false),
             Deed::Look(block) => drop(world.look(block, true)),
             Deed::Disown(pick) => world.disown(pick),
+            Deed::DisownAll => world.disown_all(),
             Deed::Unpin(pick) => world.unpin(pick),
             Deed::Limit(blocks, pages) => {
                 world.copies.set_limit(blocks);
@@ -371,7 +386,7 @@ fn play(room: Room, deeds: Vec<Deed>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
     fn old_data_is_found_again(room in room(), deeds in proptest::collection::vec(deed(0, 0), 0..250)) {

@@ -6,12 +6,12 @@
 //! file, its mapping is in the index, nobody reads it, and the bits of its blocks are set: else the
 //! write it was made for would have it made again. Positions in the file are given out once,
 //! ascending, below the file's limit. What a write lacks in a zone is begun all at once or not at
-//! all, so that no two writes each hold half of the memory.
+//! all, and who waits for memory disowns what it has, so that no two writes each hold half of it.
 
 use core::hash::{Hash, Hasher};
 
 use super::errno::Errno;
-use super::geometry::{low_bits, BitRuns, Extent, ZONE_BLOCKS};
+use super::geometry::{low_bits, BitRuns, Extent, ZoneMasks, ZONE_BLOCKS};
 use super::memory::{Buffer, Memory};
 use super::mutant::Mutant;
 use super::slab::{Linked, Queue, Slab, NONE};
@@ -68,6 +68,11 @@ impl Copy {
 
     fn mask(&self) -> u64 {
         low_bits(self.count.into()) << self.shift
+    }
+
+    /// Whether nobody needs its memory.
+    fn is_free(&self) -> bool {
+        self.state == CopyState::Done && self.readers == 0 && (self.unset == 0 || self.dead)
     }
 
     /// Whether the old data is complete in memory or in the file.
@@ -231,6 +236,7 @@ impl<M: Memory> Copies<M> {
         {
             return Cover::Memory;
         }
+        self.claim(zone, missing);
         for (shift, count) in BitRuns(uncovered) {
             match self.start(zone, shift as u8, count as u8) {
                 Ok(at) => wait = wait.or(Some(at)),
@@ -278,6 +284,17 @@ impl<M: Memory> Copies<M> {
         Ok(at)
     }
 
+    /// A write is to set the bits `mask` of a zone: what is there for it stays until then.
+    fn claim(&mut self, zone: u64, mask: u64) {
+        let mut at = self.heads.get(self.bucket(zone)).copied().unwrap_or(NONE);
+        while let Some(copy) = self.pool.get_mut(at) {
+            if copy.zone == zone {
+                copy.unset |= copy.mask() & mask;
+            }
+            at = copy.chain;
+        }
+    }
+
     /// The bits `mask` of a zone are set: no write will ask for these blocks again.
     pub fn bits_set(&mut self, zone: u64, mask: u64) {
         let mut at = self.heads.get(self.bucket(zone)).copied().unwrap_or(NONE);
@@ -293,23 +310,33 @@ impl<M: Memory> Copies<M> {
 
     /// A write to `extent` may not come again, or begins anew: nothing is kept for its sake.
     pub fn disown(&mut self, extent: Extent) {
-        let mut at = 0;
-        while (at as usize) < self.pool.places() {
-            if let Some(copy) = self.pool.get_mut(at) {
-                let here = copy.extent();
-                if here.first < extent.end() && extent.first < here.end() {
-                    copy.unset = 0;
-                    self.drop_if_free(at);
+        // Whatever is shorter: its zones, or all copies.
+        if extent.count / ZONE_BLOCKS < self.pool.places() as u64 {
+            ZoneMasks::new(extent).for_each(|(zone, mask)| self.disown_zone(zone, mask));
+        } else {
+            for at in 0..self.pool.places() as u32 {
+                if let Some((zone, mask)) = self.pool.get(at).map(|copy| (copy.zone, copy.mask())) {
+                    self.disown_zone(zone, mask);
                 }
             }
-            at = at.saturating_add(1);
+        }
+    }
+
+    fn disown_zone(&mut self, zone: u64, mask: u64) {
+        let mut at = self.heads.get(self.bucket(zone)).copied().unwrap_or(NONE);
+        while let Some(copy) = self.pool.get_mut(at) {
+            let (here, after) = (at, copy.chain);
+            if copy.zone == zone && copy.mask() & mask != 0 {
+                copy.unset = 0;
+                self.drop_if_free(here);
+            }
+            at = after;
         }
     }
 
     fn drop_if_free(&mut self, at: u32) {
         let Some(copy) = self.pool.get_mut(at) else { return };
-        let wanted = copy.readers > 0 || (copy.unset != 0 && !copy.dead);
-        if copy.state == CopyState::Done && !wanted && !copy.dropping {
+        if copy.is_free() && !copy.dropping {
             copy.dropping = true;
             self.drops.push(&mut self.pool, at);
         }
@@ -333,8 +360,7 @@ impl<M: Memory> Copies<M> {
     /// The complete copy that has `block`'s old data in memory, and the block's place in it.
     pub fn find(&self, block: u64) -> Option<(u32, u64)> {
         let (zone, bit) = (block / ZONE_BLOCKS, 1u64 << (block % ZONE_BLOCKS));
-        let fits = |copy: &Copy| copy.mask() & bit != 0 && copy.is_complete() && !copy.dead && !copy.dropping;
-        let found = self.chain(zone).find(|(_, copy)| fits(copy));
+        let found = self.chain(zone).find(|(_, copy)| copy.mask() & bit != 0 && copy.is_complete() && !copy.dead);
         found.map(|(at, copy)| (at, block.saturating_sub(copy.extent().first)))
     }
 
@@ -355,7 +381,13 @@ impl<M: Memory> Copies<M> {
 
     /// The next thing to do.
     pub fn poll(&mut self) -> Option<Task> {
-        if let Some(at) = self.drops.pop(&mut self.pool) {
+        while let Some(at) = self.drops.pop(&mut self.pool) {
+            let copy = self.pool.get_mut(at)?;
+            copy.dropping = false;
+            // Somebody may have come for it meanwhile; then it is let go by whoever is the last.
+            if !copy.is_free() {
+                continue;
+            }
             self.unchain(at);
             let copy = self.pool.remove(at)?;
             self.in_memory = self.in_memory.saturating_sub(copy.count.into());

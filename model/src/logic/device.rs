@@ -463,6 +463,9 @@ impl<M: Memory> Device<M> {
     }
 
     fn park(&mut self, at: u32, wait: Wait) {
+        if let (Wait::Memory, Some(old), Some(hold)) = (&wait, &mut self.old, self.holds.get(at)) {
+            old.copies.disown(hold.write.extent);
+        }
         let queue = match wait {
             Wait::Gate => Some(&mut self.gate),
             Wait::Memory => Some(&mut self.starved),
