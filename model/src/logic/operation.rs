@@ -581,7 +581,8 @@ impl<M: Memory> Device<M> {
                 Verify::Marks
             }
             Verify::Marks => {
-                if !self.current.as_ref()?.tracking.is_quiet() {
+                // The record, too: it may have to say that a mark failed.
+                if !self.current.as_ref()?.is_quiet() {
                     return None;
                 }
                 let snapshot = self.old.is_some();
@@ -626,7 +627,8 @@ impl<M: Memory> Device<M> {
         self.operation = Operation::Verify(next);
     }
 
-    /// Takes over a coarse page; returns the digest so far.
+    /// Takes over a coarse page; returns the digest so far. Where blocks are reported that nobody wrote,
+    /// nobody knows which were copied: the image is gone.
     fn take_coarse(&mut self, page: u64, result: Result<&Block, Errno>, digest: u32) -> u32 {
         let unreadable = [0; super::memory::BLOCK_SIZE];
         let block = result.unwrap_or(&unreadable);
@@ -634,12 +636,16 @@ impl<M: Memory> Device<M> {
         let Some(epoch) = &mut self.current else { return digest };
         let seal = epoch.seal();
         let (fast, record) = (&self.fast, &mut epoch.record);
+        let before = record.excess_bytes;
         let mut changed = self.changed;
         epoch.tracking.load_coarse(page, block, seal, |region| {
             changed = changed.saturating_add(set_whole(&**fast, geometry, region));
             record.excess_bytes = record.excess_bytes.saturating_add(geometry.region_bytes(region));
         });
         self.changed = changed;
+        if record.excess_bytes != before {
+            self.old = None;
+        }
         block.chunks_exact(SECTOR_SIZE).fold(digest, |digest, sector| {
             let crc = CoarseSector::stored_crc(&bytes::array(sector, 0));
             crc32c::update(digest, &crc.to_le_bytes())
@@ -659,6 +665,7 @@ impl<M: Memory> Device<M> {
         let Some(epoch) = &mut self.current else { return };
         let seal = epoch.seal();
         let (fast, record) = (&self.fast, &mut epoch.record);
+        let before = record.excess_bytes;
         let mut changed = self.changed;
         epoch.tracking.load_fine(page, block, seal, |region, bits| {
             let Some(bits) = bits else {
@@ -679,6 +686,9 @@ impl<M: Memory> Device<M> {
             unknown
         });
         self.changed = changed;
+        if record.excess_bytes != before {
+            self.old = None;
+        }
     }
 
     /// The file is known: from here on it is tracked into.

@@ -193,6 +193,8 @@ impl Disk {
         }
         for cached in std::mem::take(&mut self.cache) {
             if cached.order <= mark && !cached.undefined {
+                // What was there before, defined or not, is overwritten.
+                self.cache.retain(|older| older.sector != cached.sector);
                 self.store(cached.sector, cached.content);
             } else {
                 self.cache.push(cached);
@@ -357,8 +359,12 @@ mod tests {
         disk.flush(disk.flush_mark());
         assert_eq!(outcomes(&disk, &[], &[4]), [vec![0], vec![1]]);
         // Written and flushed again it is there.
-        disk.write(&payload(&[(4, 1)]), true);
-        assert_eq!(outcomes(&disk, &[], &[4]), [vec![1]]);
+        let mut again = disk.clone();
+        again.write(&payload(&[(4, 1)]), true);
+        assert_eq!(outcomes(&again, &[], &[4]), [vec![1]]);
+        disk.write(&payload(&[(4, 2)]), false);
+        disk.flush(disk.flush_mark());
+        assert_eq!(outcomes(&disk, &[], &[4]), [vec![2]]);
     }
 
     #[test]
