@@ -53,8 +53,10 @@ pub fn run(arguments: &Arguments, story: Story, interrupt: Interrupt, outcome: &
         return Ok(());
     }
     let removed = stage.remove();
-    if result.is_ok() && removed.is_ok() {
-        story.line("and everything the demo made was removed (--keep leaves it)");
+    match (&result, &removed) {
+        (Ok(()), Ok(())) => story.line("and everything the demo made was removed (--keep leaves it)"),
+        (Err(_), Err(left)) => outcome.failures.push(format!("{left:#}")),
+        _ => {}
     }
     result.and(removed)
 }
@@ -71,17 +73,11 @@ fn play(
     interrupt: Interrupt,
     outcome: &mut Outcome,
 ) -> anyhow::Result<()> {
-    story.say(&format!(
-        "The backup cycle of elastio-snap: a volume that is written all the time, its snapshots, one full copy, and {}",
-        match arguments.rounds {
-            1 => "one incremental update".to_owned(),
-            rounds => format!("{rounds} incremental updates"),
-        }
-    ));
-    story.say(
-        "of that copy. No root, no kernel module: the driver's logic runs over an image file and serves disks as NBD.",
-    );
-    story.say(&format!("All paths are in {}", stage.root().display()));
+    story.say("The backup cycle of elastio-snap, on a file system that is written to meanwhile: a snapshot, one");
+    story.say(&format!("full copy of it, and {} of that copy, each of them proved.", updates(arguments.rounds)));
+    story.say("No root and no kernel module: the driver's own logic runs here, over an image file, and serves");
+    story.say("the disks as NBD. After a $ is what you would type; the demo does it with the same libraries.");
+    story.say(&format!("Everything happens in {}", stage.root().display()));
 
     story.chapter("1  A volume with a file system");
     let began = Instant::now();
@@ -129,6 +125,10 @@ fn play(
         cycle.round(number)?;
     }
     cycle.end()
+}
+
+fn updates(rounds: u32) -> String {
+    format!("{rounds} incremental update{}", if rounds == 1 { "" } else { "s" })
 }
 
 /// An error of the driver's, with what it has to say.
@@ -329,9 +329,9 @@ impl Cycle<'_> {
             let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             result.and(written.context("writing to the volume"))
         })?;
+        self.story.line(&format!("while the volume goes on: {}", changes.words));
         self.story.line(&format!(
-            "before, during and after that command: {}; {} blocks in {}",
-            changes.words,
+            "{} blocks written in {}, a part of them while that command ran",
             number(changes.blocks()),
             seconds(began.elapsed())
         ));
@@ -418,14 +418,15 @@ impl Cycle<'_> {
         let outcome = &*self.outcome;
         let full = outcome.device_bytes * u64::from(self.arguments.rounds);
         self.story.line(&format!(
-            "{} update(s) copied {} in {} blocks, where full copies would have been {}: {:.0} times less",
-            outcome.rounds,
+            "{} copied {} ({} blocks); full copies would have been {}, {:.0} times as much",
+            updates(self.arguments.rounds),
             size(outcome.incremental_bytes),
             number(outcome.changed_blocks),
             size(full),
             full as f64 / outcome.incremental_bytes.max(1) as f64
         ));
-        self.story.line("after each, snapshot and backup were the same bytes, though the volume never stood still");
+        self.story
+            .line("after each, backup and snapshot were the same bytes, though the volume was written to meanwhile");
         Ok(())
     }
 }

@@ -42,7 +42,7 @@ pub struct Arguments {
     #[arg(long)]
     keep: bool,
     /// Size of the volume, in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = value_parser!(u64).range(32..=16384))]
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = value_parser!(u64).range(32..=16384))]
     size: u64,
     /// How many incremental rounds come after the full copy
     #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = value_parser!(u32).range(1..=100))]
@@ -90,7 +90,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         eprintln!("elio-sim: NOT VERIFIED: {failure}");
     }
     if let Some(error) = &outcome.error {
-        eprintln!("elio-sim: the demo ended early: {error}; what it made was removed");
+        eprintln!("elio-sim: the demo ended early, and removed what it had made: {error}");
     }
     if outcome.verified {
         story.say(&format!("Verified, in {:.1} s.", outcome.elapsed_seconds));

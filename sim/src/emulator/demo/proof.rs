@@ -47,7 +47,6 @@ pub fn check(
     tools: &Tools,
     interrupt: &Interrupt,
 ) -> anyhow::Result<Proof> {
-    let t = std::time::Instant::now();
     let mut proof = Proof { files: listing.len() as u64, ..Proof::default() };
     let (compared, image_sha256) = std::thread::scope(|scope| {
         let other = scope.spawn(|| digest(image, interrupt));
@@ -55,7 +54,6 @@ pub fn check(
     });
     let (snapshot_sha256, different) = compared?;
     proof.image_sha256 = image_sha256.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-    eprintln!("T proof.snapsh {:?}", t.elapsed());
     proof.snapshot_sha256 = snapshot_sha256;
     proof.different_blocks = different.len() as u64;
     if !different.is_empty() || proof.image_sha256 != proof.snapshot_sha256 {
@@ -71,14 +69,10 @@ pub fn check(
             proof.failures.push(format!("the backup's file system is damaged: {error}"));
         }
     }
-    eprintln!("T fs::create_d {:?}", t.elapsed());
     fs::create_dir(dump)?;
     tools.extract(image, dump)?;
-    eprintln!("T let wrong =  {:?}", t.elapsed());
     let wrong = wrong_files(dump, listing, interrupt)?;
-    eprintln!("T fs::remove_d {:?}", t.elapsed());
     fs::remove_dir_all(dump)?;
-    eprintln!("T proof.files_ {:?}", t.elapsed());
     proof.files_equal = proof.files - wrong.iter().filter(|(path, _)| listing.contains_key(path)).count() as u64;
     if !wrong.is_empty() {
         let named: Vec<_> = wrong.iter().take(NAMED).map(|(path, what)| format!("{path} {what}")).collect();

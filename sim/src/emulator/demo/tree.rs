@@ -5,7 +5,6 @@
 //! Invariant: the same seed and size give the same files and the same changes.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use sha2::{Digest, Sha256};
 
@@ -67,7 +66,7 @@ impl Tree {
 
     /// How many files such a volume has, about.
     fn usual_count(size_mib: u64) -> u64 {
-        (size_mib * 8).clamp(250, 4000)
+        (size_mib * 12).clamp(250, 6000)
     }
 
     /// The first files; the database is the first of all.
@@ -149,9 +148,8 @@ impl Edit {
     /// In words.
     pub fn words(&self) -> String {
         let replaced = self.removed.len() - self.gone;
-        let mut words = format!("{} files new, {replaced} replaced, {} deleted", self.gone, self.gone);
-        let _ = write!(words, "; {} database pages overwritten", self.pages.len());
-        words
+        let (gone, pages) = (self.gone, self.pages.len());
+        format!("{gone} files new, {replaced} replaced, {gone} deleted; {pages} database pages overwritten")
     }
 }
 
