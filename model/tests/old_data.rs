@@ -400,7 +400,10 @@ proptest! {
     }
 
     #[test]
-    fn a_failed_snapshot_holds_nobody_and_leaks_nothing(room in room(), deeds in proptest::collection::vec(deed(2, 1), 0..250)) {
+    fn a_failed_snapshot_holds_nobody_and_leaks_nothing(
+        room in room(),
+        deeds in proptest::collection::vec(deed(2, 1), 0..250),
+    ) {
         play(room, deeds);
     }
 }

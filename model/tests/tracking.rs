@@ -263,7 +263,9 @@ impl World {
         for page in 0..geometry().coarse_pages() {
             let zeroes = heap::page();
             let bytes = self.coarse.get(&page).filter(|_| !unreadable()).unwrap_or(&zeroes);
-            tracking.load_coarse(page, bytes, SEAL, |region| drop(whole.insert(region)));
+            tracking.load_coarse(page, bytes, SEAL, |region| {
+                whole.insert(region);
+            });
         }
         for page in 0..geometry().fine_pages() {
             if tracking.wants_fine(page) {
@@ -271,8 +273,8 @@ impl World {
                 let bytes = self.fine.get(&page).unwrap_or(&zeroes);
                 tracking.load_fine(page, (!unreadable()).then_some(bytes), SEAL, |region, bits| {
                     match bits {
-                        Some(bits) => drop(found.insert(region, bits)),
-                        None => drop(whole.insert(region)),
+                        Some(bits) => assert_eq!(found.insert(region, bits), None),
+                        None => assert!(whole.insert(region), "region {region} is reported twice"),
                     }
                     false
                 });

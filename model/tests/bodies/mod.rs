@@ -17,9 +17,12 @@ use model::record::{Phase, Record};
 use model::recovery::examine;
 use model::token::{hashes, Token, SECTORS, TOKEN_SIZE};
 
+/// What is done with an input.
+pub type Body = fn(&[u8]);
+
 /// A body by the name of its fuzz target.
 #[allow(dead_code, reason = "a fuzz target uses one body only")]
-pub const ALL: [(&str, fn(&[u8])); 5] =
+pub const ALL: [(&str, Body); 5] =
     [("header", header), ("record", record), ("coarse", coarse), ("fine", fine_page), ("token", token)];
 
 fn block(data: &[u8]) -> Block {
