@@ -418,15 +418,17 @@ impl Cycle<'_> {
         let outcome = &*self.outcome;
         let full = outcome.device_bytes * u64::from(self.arguments.rounds);
         self.story.line(&format!(
-            "{} copied {} ({} blocks); full copies would have been {}, {:.0} times as much",
+            "{} copied {}, which is {} blocks;",
             updates(self.arguments.rounds),
             size(outcome.incremental_bytes),
             number(outcome.changed_blocks),
+        ));
+        self.story.line(&format!(
+            "full copies would have been {}, {:.0} times as much",
             size(full),
             full as f64 / outcome.incremental_bytes.max(1) as f64
         ));
-        self.story
-            .line("after each, backup and snapshot were the same bytes, though the volume was written to meanwhile");
+        self.story.line("after each, backup and snapshot were equal, though the volume was written to meanwhile");
         Ok(())
     }
 }
