@@ -150,6 +150,15 @@ impl<M: Memory> Epoch<M> {
         self.header.fsize >> BLOCK_SHIFT
     }
 
+    /// The file block that is appended to next. A crash may have kept the closing record and not the
+    /// header that it announced.
+    pub fn fpos(&self) -> u64 {
+        match self.record.closed {
+            Some(closed) if self.record.snapshot => closed.fpos,
+            _ => self.header.fpos,
+        }
+    }
+
     /// Has the record written, as it is when the write begins. Returns the ticket.
     pub fn request(&mut self) -> u64 {
         self.commit.request()

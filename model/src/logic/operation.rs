@@ -554,9 +554,10 @@ impl<M: Memory> Device<M> {
                 if page >= geometry.fine_pages() {
                     // From here to the end writes are held: a few pages are written, by nobody else.
                     self.shut_gate();
+                    let fpos = self.current.as_ref()?.fpos();
                     self.take_over();
                     let epoch = self.current.as_mut()?;
-                    let header = Header { clean: false, index_only: !epoch.record.snapshot, ..epoch.header };
+                    let header = Header { clean: false, index_only: !epoch.record.snapshot, fpos, ..epoch.header };
                     Verify::Announce { ticket: epoch.announce(&header), header }
                 } else if self.current.as_ref().is_some_and(|epoch| epoch.tracking.wants_fine(page)) {
                     let block = geometry.fine_block().saturating_add(page);
@@ -696,9 +697,6 @@ impl<M: Memory> Device<M> {
         let geometry = self.geometry;
         let Some(epoch) = &mut self.current else { return };
         let fast = &self.fast;
-        if let (Some(closed), true) = (epoch.record.closed, epoch.record.snapshot) {
-            epoch.header.fpos = closed.fpos;
-        }
         epoch.record.token.extend(&self.noted_token);
         // What was written before its old data could be kept is in no snapshot any more.
         let has_bits = |region| region_bits(&**fast, region).iter().any(|word| *word != 0);
