@@ -26,7 +26,12 @@ pub struct CowFile {
 
 /// The error number of an I/O error, for the model.
 pub fn errno(error: &io::Error) -> Errno {
-    error.raw_os_error().and_then(Errno::from_raw).unwrap_or(Errno::EIO)
+    match (error.raw_os_error().and_then(Errno::from_raw), error.kind()) {
+        (Some(errno), _) => errno,
+        // An error that was given a path has lost its number.
+        (None, io::ErrorKind::StorageFull) => Errno::ENOSPC,
+        (None, _) => Errno::EIO,
+    }
 }
 
 /// An error number with words for a person.

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::net::Shutdown;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -108,7 +109,9 @@ impl Control {
                     let driver = driver.clone();
                     let thread = std::thread::spawn(move || {
                         // A client that breaks off or talks nonsense only ends its own connection.
-                        let _ = serve_connection(stream, |request| driver.perform(request));
+                        let _ = serve_connection(&stream, |request| driver.perform(request));
+                        // The other end of ours is still open, and its peer would wait for ever.
+                        let _ = stream.shutdown(Shutdown::Both);
                     });
                     let mut clients = clients.lock().unwrap_or_else(PoisonError::into_inner);
                     clients.retain(|(_, thread)| !thread.is_finished());
@@ -127,7 +130,7 @@ impl Control {
         let _ = fs::remove_file(&self.path);
         for (stream, thread) in std::mem::take(&mut *self.clients.lock().unwrap_or_else(PoisonError::into_inner)) {
             // A request that came is still answered.
-            let _ = stream.shutdown(std::net::Shutdown::Read);
+            let _ = stream.shutdown(Shutdown::Read);
             let _ = thread.join();
         }
     }

@@ -352,8 +352,8 @@ impl Driver {
     }
 
     fn reconfigure(&self, minor: u32, cache_bytes: u64) -> Result<(), Refused> {
-        let mut minors = self.lock();
-        let used = self.check_used(&mut minors, minor, false)?;
+        let mut minors = self.lock_closed(minor);
+        let used = self.check_used(&mut minors, minor, true)?;
         if used.with(|device| device.error()).is_some() {
             return refused(Errno::EINVAL, format!("minor {minor} has failed"));
         }
