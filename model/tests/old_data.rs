@@ -50,8 +50,12 @@ struct World {
     end: u64,
     /// The highest limits so far (blocks, pages).
     limits: (u64, u64),
-    /// What the tables of the index take (bytes).
-    tables: u64,
+    /// The limit of old data now (blocks).
+    limit: u64,
+    /// What the tables of the copies and of the index take (bytes).
+    tables: (u64, u64),
+    /// How many copies there may be.
+    places: u64,
 }
 
 /// From a write's first to its last block.
@@ -77,7 +81,7 @@ impl World {
         let copies = Copies::new(pool, Bounded::filled(NONE, 4), room.blocks, DATA, end);
         let pool = Slab::new(Bounded::with_capacity(room.pages));
         let index = Index::new(pool, Bounded::filled(NONE, 2), Bounded::filled(0, 1), room.index);
-        let tables = index.memory_bytes();
+        let tables = (copies.memory_bytes(), index.memory_bytes());
         World {
             copies,
             index,
@@ -92,7 +96,9 @@ impl World {
             disowned: false,
             end,
             limits: (room.blocks, u64::from(room.index)),
+            limit: room.blocks,
             tables,
+            places: room.copies as u64,
         }
     }
 
@@ -118,7 +124,10 @@ impl World {
                 false
             }
             Cover::Memory => {
-                assert!(self.memory_blocks() > 0 || !self.copies.is_quiet(), "no memory although nothing is used");
+                let used = (self.copies.memory_bytes() - self.tables.0) >> 12;
+                assert!(used > 0, "no memory although nothing is used");
+                let enough = used + u64::from(missing.count_ones()) <= self.limit && used + 32 <= self.places;
+                assert!(!enough, "no memory although there is enough");
                 self.copies.disown(extent_of(zone, mask));
                 self.disowned = true;
                 false
@@ -140,9 +149,11 @@ impl World {
                 self.writers.push((zone, mask));
             }
         }
+        let used = self.copies.memory_bytes() - self.tables.0;
+        assert!(used >= self.memory_blocks() << 12, "more memory is held than is said");
         let (limit, pages) = self.limits;
         assert!(self.memory_blocks() <= limit.max(ZONE_BLOCKS), "{} blocks", self.memory_blocks());
-        assert!(self.index.memory_bytes() - self.tables <= pages << 12, "the index grew");
+        assert!(self.index.memory_bytes() - self.tables.1 <= pages << 12, "the index grew");
     }
 
     fn poll(&mut self) -> bool {
@@ -288,6 +299,7 @@ impl World {
         assert!(self.writers.is_empty(), "writers wait for ever: {:?}", self.writers);
         assert!(self.copies.is_quiet() && self.memory.is_empty(), "memory is leaked");
         assert!(self.index.is_idle());
+        assert_eq!(self.copies.memory_bytes(), self.tables.0, "memory is said to be held that is not");
         if self.copies.failed().is_some() {
             return;
         }
@@ -376,6 +388,7 @@ fn play(room: Room, deeds: Vec<Deed>) {
             Deed::Limit(blocks, pages) => {
                 world.copies.set_limit(blocks);
                 world.index.set_limit(pages);
+                world.limit = blocks;
                 world.limits = (world.limits.0.max(blocks), world.limits.1.max(pages.into()));
             }
             Deed::Flush => world.index.flush(),

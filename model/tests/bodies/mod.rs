@@ -203,7 +203,8 @@ pub fn token(data: &[u8]) {
     assert_eq!(bytes, array::<TOKEN_SIZE>(data, 0));
 
     // A byte makes a content: one of eight values for the sectors of a mask.
-    let content = |seed: u8| hashes(&[seed & 7; 4096]);
+    let contents: [_; 8] = std::array::from_fn(|seed| hashes(&[seed as u8; 4096]));
+    let content = |seed: u8| contents[usize::from(seed & 7)];
     let (mut token, mut last) = (Token::new(&content(0)), vec![vec![content(0)[0]]; SECTORS]);
     for byte in data.iter().take(600) {
         let mut write = content(*byte);
