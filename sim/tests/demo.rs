@@ -96,8 +96,8 @@ fn a_person_is_told_what_to_type_and_the_same_seed_gives_the_same_bytes() {
     };
     let told = story("5");
     for typed in [
-        "$ elio-sim serve --device sda1=volume.img --cow-dir sda1=files --socket control --nbd unix:disks",
-        "$ elioctl setup-snapshot /dev/sda1 files/elastio-1 0",
+        "$ elio-sim serve --device data=volume.img --cow-dir data=files --socket control --nbd unix:disks",
+        "$ elioctl setup-snapshot /dev/data files/elastio-1 0",
         "$ elioctl transition-to-incremental 0",
         "$ elioctl transition-to-snapshot files/elastio-2 0",
         "$ update-img 'nbd+unix:///elastio-snap0?socket=disks' files/elastio-1 backup.img",
@@ -179,7 +179,7 @@ fn what_is_kept_can_be_served_again() {
     let kept = Path::new(object["kept"].as_str().unwrap());
     assert_eq!(kept.parent(), Some(dir.path().canonicalize().unwrap().as_path()));
     let mut serve = Command::new(env!("CARGO_BIN_EXE_elio-sim"))
-        .args(["serve", "--device", "sda1=volume.img", "--cow-dir", "sda1=files"])
+        .args(["serve", "--device", "data=volume.img", "--cow-dir", "data=files"])
         .args(["--socket", "control", "--nbd", "unix:disks"])
         .current_dir(kept)
         .stdout(Stdio::piped())

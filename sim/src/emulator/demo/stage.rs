@@ -15,8 +15,8 @@ use crate::emulator::daemon::Daemon;
 use crate::emulator::driver::Driver;
 use crate::emulator::volume::Volume;
 
-/// Name of the volume.
-pub const DEVICE: &str = "sda1";
+/// Name of the volume. No machine has a device of this name, which the driver would take for it.
+pub const DEVICE: &str = "data";
 /// Longest path of a unix socket (bytes).
 const MAX_SOCKET: usize = 107;
 
