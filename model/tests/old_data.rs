@@ -120,7 +120,9 @@ impl World {
                 true
             }
             Cover::Wait(at) => {
-                assert!(self.copies.get(at).is_some(), "the copy that is waited for does not exist");
+                let awaited = self.copies.get(at).expect("the copy that is waited for does not exist").extent();
+                let wanted = |block: u64| block / ZONE_BLOCKS == zone && missing >> (block % ZONE_BLOCKS) & 1 == 1;
+                assert!((awaited.first..awaited.end()).any(wanted), "waits for blocks that are not its own");
                 false
             }
             Cover::Memory => {
