@@ -401,7 +401,7 @@ fn play(room: Room, deeds: Vec<Deed>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn old_data_is_found_again(room in room(), deeds in proptest::collection::vec(deed(0, 0), 0..250)) {
