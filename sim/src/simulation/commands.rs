@@ -4,18 +4,20 @@
 //! Invariant: results go to stdout, everything else to stderr; with `--json` the last line of stdout
 //! is one object. Exit code: 0 nothing found, 1 something was found, 2 wrong usage or bad input.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::tape::Recording;
-use super::{fuzz, mutant};
+use super::{explore, fuzz, mutant, scenario};
 
 /// What `elio-sim` can simulate.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
+    /// Go through every order of events and every power cut within a bound
+    Explore(Explore),
     /// Run random worlds until the time is over or an invariant is violated
     Fuzz(Fuzz),
     /// Run a recorded world again
@@ -52,6 +54,77 @@ fn seconds(text: &str) -> Result<u64, String> {
         Ok(0) => Err("must be at least 1".into()),
         Ok(seconds) => Ok(seconds),
         Err(_) => Err("expected a number of seconds".into()),
+    }
+}
+
+/// Arguments of `explore`.
+#[derive(Debug, clap::Args)]
+pub struct Explore {
+    /// Writes in flight at a time
+    #[arg(long, value_name = "W", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=8))]
+    writes: u32,
+    /// Blocks that they go to
+    #[arg(long, value_name = "B", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=6))]
+    blocks: u32,
+    /// Power cuts; the second comes during recovery, or after it
+    #[arg(long, value_name = "C", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=3))]
+    crashes: u32,
+    /// Begin in this mode only (default: both, one after the other)
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
+    /// Give these commands, once each, at any time
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "COMMAND,...")]
+    commands: Vec<CommandName>,
+    /// Explore one part of the bound
+    #[arg(long, value_name = "INDEX/COUNT", default_value = "0/1")]
+    shard: Shard,
+    /// Threads, each with a part of its own
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    threads: u64,
+    /// Stop after that long, and say so
+    #[arg(long, value_parser = seconds)]
+    seconds: Option<u64>,
+    /// Folder for the recording of a failure
+    #[arg(long, value_name = "FOLDER", default_value = ".")]
+    output: PathBuf,
+    /// Print one object on the last line
+    #[arg(long)]
+    json: bool,
+}
+
+/// A mode to begin in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    /// Old data is kept.
+    Snapshot,
+    /// Only changes are tracked.
+    Incremental,
+}
+
+/// A command by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum CommandName {
+    /// transition-to-incremental
+    ToIncremental,
+    /// transition-to-snapshot
+    ToSnapshot,
+    /// Settling in the background
+    Tick,
+    /// Close in order, then reload
+    Close,
+    /// Destroy
+    Destroy,
+}
+
+impl From<CommandName> for scenario::Command {
+    fn from(name: CommandName) -> scenario::Command {
+        match name {
+            CommandName::ToIncremental => scenario::Command::ToIncremental,
+            CommandName::ToSnapshot => scenario::Command::ToSnapshot,
+            CommandName::Tick => scenario::Command::Tick,
+            CommandName::Close => scenario::Command::Close,
+            CommandName::Destroy => scenario::Command::Destroy,
+        }
     }
 }
 
@@ -108,6 +181,7 @@ pub struct Mutants {
 /// Runs a sub-command; the exit code is 0 done, 1 something was found, 2 wrong usage.
 pub fn run(command: Command) -> ExitCode {
     match command {
+        Command::Explore(arguments) => run_explore(&arguments),
         Command::Fuzz(arguments) => run_fuzz(&arguments),
         Command::Replay(arguments) => run_replay(&arguments),
         Command::Mutants(arguments) => run_mutants(&arguments),
@@ -117,6 +191,73 @@ pub fn run(command: Command) -> ExitCode {
 fn usage(message: &str) -> ExitCode {
     eprintln!("elio-sim: {message}");
     ExitCode::from(2)
+}
+
+/// Shrinks a recording and writes it; prints the command that replays it.
+fn keep(recording: &Recording, folder: &Path, name: &str) -> Result<serde_json::Value, String> {
+    let small = recording.shrink(4_000);
+    let path = folder.join(format!("{name}.json"));
+    std::fs::write(&path, small.to_text()).map_err(|error| format!("{}: {error}", path.display()))?;
+    println!("{}", small.violates.as_deref().unwrap_or("it does not fail again"));
+    println!("elio-sim replay --trace {}", path.display());
+    Ok(json!({ "violates": small.violates, "recording": path }))
+}
+
+fn run_explore(arguments: &Explore) -> ExitCode {
+    let commands: Vec<scenario::Command> = arguments.commands.iter().map(|name| (*name).into()).collect();
+    let modes = match arguments.mode {
+        Some(mode) => vec![mode == Mode::Snapshot],
+        None => vec![true, false],
+    };
+    let begun = Instant::now();
+    let mut report = explore::Report::default();
+    let time = arguments.seconds.map(|seconds| Duration::from_secs(seconds) / modes.len() as u32);
+    for snapshot in modes {
+        let scenario =
+            explore::scenario(arguments.writes, arguments.blocks as usize, arguments.crashes, snapshot, &commands);
+        let shard = arguments.shard;
+        report.add(explore::explore_parallel(&scenario, shard.index, shard.count, arguments.threads, time));
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    let rate = |count: u64| (count as f64 / seconds) as u64;
+    println!(
+        "{} states, {} steps, {} power cuts, {} recoveries from distinct media",
+        report.states, report.steps, report.cuts, report.recoveries
+    );
+    println!(
+        "{seconds:.1} s: {} states/s, {} power cuts/s; depth {}",
+        rate(report.states),
+        rate(report.cuts),
+        report.depth
+    );
+    println!(
+        "not covered: {} states with too many ways to cut the power{}",
+        report.skipped,
+        if report.cut_short { "; the time was over before everything was seen" } else { "" }
+    );
+    let mut failure = serde_json::Value::Null;
+    if let Some(recording) = &report.failure {
+        match keep(recording, &arguments.output, "explored") {
+            Ok(object) => failure = object,
+            Err(error) => return usage(&error),
+        }
+    }
+    if arguments.json {
+        println!(
+            "{}",
+            json!({
+                "states": report.states, "steps": report.steps, "cuts": report.cuts, "recoveries": report.recoveries,
+                "seconds": seconds, "states_per_second": rate(report.states), "cuts_per_second": rate(report.cuts),
+                "depth": report.depth, "not_covered": report.skipped, "complete": !report.cut_short && report.skipped == 0,
+                "failure": failure,
+            })
+        );
+    }
+    if report.failure.is_some() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 fn run_fuzz(arguments: &Fuzz) -> ExitCode {
@@ -131,14 +272,12 @@ fn run_fuzz(arguments: &Fuzz) -> ExitCode {
     );
     let mut failure = serde_json::Value::Null;
     if let Some((seed, recording)) = &campaign.failure {
-        let small = recording.shrink(4_000);
-        let path = arguments.output.join(format!("failure-{seed}.json"));
-        println!("seed {seed}: {}", small.violates.as_deref().unwrap_or("it does not fail again"));
-        match std::fs::write(&path, small.to_text()) {
-            Ok(()) => println!("elio-sim replay --trace {}", path.display()),
-            Err(error) => return usage(&format!("{}: {error}", path.display())),
+        println!("seed {seed}:");
+        match keep(recording, &arguments.output, &format!("failure-{seed}")) {
+            Ok(object) => failure = object,
+            Err(error) => return usage(&error),
         }
-        failure = json!({ "seed": seed, "violates": small.violates, "recording": path });
+        failure["seed"] = json!(seed);
     }
     if arguments.json {
         let (worlds, steps, operations) = (campaign.worlds, campaign.steps, campaign.operations);

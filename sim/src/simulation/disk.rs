@@ -93,6 +93,8 @@ pub type Candidates = Vec<Vec<(u64, Sector)>>;
 #[derive(Clone, Debug)]
 pub struct Disk {
     durable: Rc<FastMap<u64, Sector>>,
+    /// A hash of `durable`, without regard to its order.
+    fingerprint: u64,
     cache: Vec<Cached>,
     /// What reads return instead of the truth, until it is written again.
     faults: Vec<(u64, Sector)>,
@@ -104,16 +106,15 @@ pub struct Disk {
 
 impl Hash for Disk {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // Without regard to the order of a map, and to numbers that only grow.
-        let sum = self.durable.iter().fold(0u64, |sum, (at, sector)| {
-            sum.wrapping_add(
-                (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ sector.key()).wrapping_mul(0xbf58_476d_1ce4_e5b9),
-            )
-        });
-        state.write_u64(sum);
-        for cached in &self.cache {
-            (cached.sector, &cached.content, cached.undefined).hash(state);
+        // Numbers that only grow are left out.
+        state.write_u64(self.fingerprint);
+        // The order counts among contents of the same sector only.
+        let mut sum = 0u64;
+        for (at, cached) in self.cache.iter().enumerate() {
+            let before = self.cache[..at].iter().filter(|other| other.sector == cached.sector).count();
+            sum = sum.wrapping_add(fast_hash(&(cached.sector, &cached.content, cached.undefined, before)));
         }
+        state.write_u64(sum);
         self.faults.hash(state);
     }
 }
@@ -121,7 +122,15 @@ impl Hash for Disk {
 impl Disk {
     /// A disk of zeroes that tears between units of `tear` sectors: 1, or 8.
     pub fn new(tear: u64) -> Disk {
-        Disk { durable: Rc::default(), cache: Vec::new(), faults: Vec::new(), order: 0, tear, flushes_ignored: false }
+        Disk {
+            durable: Rc::default(),
+            fingerprint: 0,
+            cache: Vec::new(),
+            faults: Vec::new(),
+            order: 0,
+            tear,
+            flushes_ignored: false,
+        }
     }
 
     /// A bug of the disk: flushes are acknowledged and forgotten.
@@ -145,7 +154,11 @@ impl Disk {
     }
 
     fn store(&mut self, sector: u64, content: Sector) {
-        Rc::make_mut(&mut self.durable).insert(sector, content);
+        let weight = |content: &Sector| fast_hash(&(sector, content.key()));
+        self.fingerprint = self.fingerprint.wrapping_add(weight(&content));
+        if let Some(former) = Rc::make_mut(&mut self.durable).insert(sector, content) {
+            self.fingerprint = self.fingerprint.wrapping_sub(weight(&former));
+        }
     }
 
     /// Whether a write of `content` to `sector` changes anything, or makes anything durable.

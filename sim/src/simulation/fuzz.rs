@@ -47,6 +47,7 @@ pub fn swarm(seed: u64) -> (Scenario, Weights) {
         schema: SCHEMA,
         device_bytes: SMALL_DEVICE,
         tear: if random.below(3) == 0 { 8 } else { 1 },
+        tear_data: true,
         snapshot: random.below(2) == 0,
         blocks: if blocks.is_empty() { vec![1] } else { blocks },
         ops: if ops.is_empty() { vec![Op::Write] } else { ops.iter().map(|at| Op::ALL[*at as usize]).collect() },

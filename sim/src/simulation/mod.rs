@@ -8,6 +8,7 @@
 pub mod choice;
 pub mod commands;
 pub mod disk;
+pub mod explore;
 pub mod fuzz;
 pub mod hash;
 pub mod memory;

@@ -86,6 +86,9 @@ pub struct Scenario {
     pub device_bytes: u64,
     /// Sectors that are written whole or not at all: 1 or 8.
     pub tear: u64,
+    /// Power cuts tear the data, too. It decides nothing (see `reference.rs`), so exhaustive runs do
+    /// without.
+    pub tear_data: bool,
     /// Begin in snapshot mode (else in incremental mode).
     pub snapshot: bool,
     /// The blocks that are written.
@@ -128,6 +131,7 @@ impl Default for Scenario {
             schema: SCHEMA,
             device_bytes: SMALL_DEVICE,
             tear: 1,
+            tear_data: true,
             snapshot: true,
             blocks: vec![0, 1024],
             ops: Op::ALL.to_vec(),

@@ -13,7 +13,7 @@ use model::effect::{Effect, File, Page, Release, Step};
 use model::epoch::{Epoch, Origin};
 use model::errno::Errno;
 use model::fast::Fast;
-use model::geometry::{Extent, Geometry, BLOCK_SHIFT};
+use model::geometry::{Extent, Geometry, BLOCK_SHIFT, COARSE_SECTOR_REGIONS};
 use model::header::Header;
 use model::hold::{Kind, Write};
 use model::memory::Block;
@@ -24,7 +24,7 @@ use model::state::State;
 use model::token::{self, Hashes, UNKNOWN, UNTOUCHED};
 
 use super::choice::Choice;
-use super::disk::{Disk, Payload, Sector, BLOCK_SECTORS};
+use super::disk::{Candidates, Disk, Payload, Sector, BLOCK_SECTORS};
 use super::hash::{fast_hash, FastMap};
 use super::memory::{select, Simulated};
 use super::mutant::{self, Bug};
@@ -46,6 +46,16 @@ struct Bio {
 }
 
 impl Bio {
+    /// The plainest operation that goes on like this one once it is admitted, so that states meet.
+    fn class(&self) -> Op {
+        match self.op {
+            Op::Fua if self.extent.first != 0 => Op::Write,
+            Op::Disk | Op::Nowait | Op::Pair => Op::Write,
+            Op::Secure if self.extent.first != 0 => Op::Zeroes,
+            op => op,
+        }
+    }
+
     /// Nobody knows what it leaves of the superblock.
     fn erases_block0(&self) -> bool {
         self.extent.first == 0 && matches!(self.op, Op::Discard | Op::Secure)
@@ -119,7 +129,6 @@ impl Default for Weights {
 }
 
 /// A world.
-#[derive(Clone)]
 pub struct World {
     scenario: Rc<Scenario>,
     bug: Option<Bug>,
@@ -169,6 +178,12 @@ struct Machine(Device<Simulated>);
 impl Clone for Machine {
     fn clone(&self) -> Self {
         Machine(self.0.fork(|fast: &Fast<Simulated>| Rc::new(fast.clone())))
+    }
+}
+
+impl Clone for World {
+    fn clone(&self) -> World {
+        World { device: self.device.clone(), ..self.clone_but_device() }
     }
 }
 
@@ -244,7 +259,7 @@ impl World {
             scenario: Rc::new(scenario.clone()),
         };
         // Every block of interest begins with a content of its own.
-        for block in 0..geometry.blocks().min(2048) {
+        for block in reference::interesting(scenario, geometry) {
             let payload = world.payload_at(0, block, &content(1_000 + block, block));
             world.disk.write(&payload, true);
         }
@@ -265,6 +280,40 @@ impl World {
     pub fn with_trace(mut self) -> World {
         self.trace = Some(Vec::new());
         self
+    }
+
+    fn clone_but_device(&self) -> World {
+        World {
+            scenario: self.scenario.clone(),
+            bug: self.bug,
+            geometry: self.geometry,
+            disk: self.disk.clone(),
+            device: None,
+            files: self.files.clone(),
+            current: self.current,
+            next: self.next,
+            former: self.former,
+            pending: self.pending.clone(),
+            waiting: self.waiting.clone(),
+            memory: self.memory.clone(),
+            readers: self.readers.clone(),
+            command: self.command,
+            closing: self.closing,
+            writes: self.writes,
+            reads: self.reads,
+            commands: self.commands,
+            crashes: self.crashes,
+            untracked: self.untracked,
+            faults: self.faults,
+            resting: self.resting,
+            next_bio: self.next_bio,
+            weights: self.weights,
+            violation: self.violation.clone(),
+            trace: self.trace.clone(),
+            steps: self.steps,
+            operations: self.operations,
+            more_to_poll: self.more_to_poll,
+        }
     }
 
     fn fresh_device(&self, state: State) -> Device<Simulated> {
@@ -600,17 +649,18 @@ impl World {
         match machine.0.write(bio.id, write) {
             Admission::Submit => self.submit(bio),
             Admission::Complete => note!(self, "  completed without being submitted"),
-            Admission::Held => self.waiting.push(bio),
+            Admission::Held => self.waiting.push(Bio { op: bio.class(), ..bio }),
             Admission::Again => note!(self, "  EAGAIN"),
             Admission::Full => self.waiting.push(Bio { full: true, ..bio }),
         }
         self.pump();
     }
 
-    fn submit(&mut self, bio: Bio) {
+    fn submit(&mut self, mut bio: Bio) {
         if bio.extent.count == 0 {
             return;
         }
+        bio.op = bio.class();
         note!(self, "  write {} goes to the disk", bio.id);
         if let (Some(current), Some(machine)) = (self.current, &self.device) {
             let unverified = machine.0.state().unverified;
@@ -703,15 +753,18 @@ impl World {
         let Some(current) = self.current else { return };
         let blocks: Vec<(u64, Content)> =
             reference::interesting(&self.scenario, self.geometry).into_iter().map(|b| (b, self.origin(b))).collect();
+        let former = self.former.map(|former| self.files[former].clone());
         let asked: Vec<Extent> = self.waiting.iter().map(|bio| bio.extent).collect();
-        // What the token of the former epoch could not know, that of this one cannot either.
-        let erased = self.waiting.iter().any(Bio::erases_block0)
-            || self.former.is_some_and(|former| self.files[former].is_doubtful());
+        let erased = self.waiting.iter().any(Bio::erases_block0);
         if self.pending.iter().any(|io| matches!(io, Io::Bio { .. })) && !self.has(Bug::DrainSkipped) {
             self.fail("I3", "a write is in flight at the instant of the snapshot".into());
         }
         let file = &mut self.files[current];
         file.begin(blocks);
+        // What the token of the former epoch could not know, that of this one cannot either.
+        if let Some(former) = former {
+            file.inherit(&former);
+        }
         asked.into_iter().for_each(|extent| file.ask(extent));
         if erased {
             file.block0_erased();
@@ -766,16 +819,27 @@ impl World {
 
     // --- power cuts and what comes after ----------------------------------------------------
 
-    /// The power fails; the source chooses what is left of every sector in doubt.
-    pub fn crash(&mut self, choice: &mut impl Choice, only_relevant: bool) {
-        note!(self, "the power fails");
+    /// What a power cut now leaves in doubt.
+    fn doubts(&self) -> Vec<Candidates> {
         let flying: Vec<Payload> = self.pending.iter().filter_map(|io| io.payload().cloned()).collect();
-        let metadata = self.geometry.data_block() * BLOCK_SECTORS;
-        let doubts = self.disk.doubts(&flying, |sector| {
+        let all = self.scenario.tear_data;
+        let index = self.geometry.coarse_block() * BLOCK_SECTORS;
+        let marks = self.geometry.regions().div_ceil(COARSE_SECTOR_REGIONS);
+        let fine = self.geometry.fine_block() * BLOCK_SECTORS;
+        let data = self.geometry.data_block() * BLOCK_SECTORS;
+        self.disk.doubts(&flying, |sector| {
             let (area, at) = (sector / AREA, sector % AREA);
-            // Recovery reads the files' metadata and block 0; nothing else decides what it does.
-            !only_relevant || if area == 0 { at < BLOCK_SECTORS } else { at < metadata }
-        });
+            // Recovery reads the files' metadata and block 0, and of the coarse pages the sectors that
+            // have regions; nothing else decides what it does.
+            let read = at < index + marks || (at >= fine && at < data);
+            all || if area == 0 { at < BLOCK_SECTORS } else { read }
+        })
+    }
+
+    /// The power fails; the source chooses what is left of every sector in doubt.
+    pub fn crash(&mut self, choice: &mut impl Choice) {
+        note!(self, "the power fails");
+        let doubts = self.doubts();
         let mut survivors = Vec::new();
         for mut candidates in doubts {
             let chosen = choice.below(candidates.len() as u32) as usize;
@@ -791,26 +855,27 @@ impl World {
             file.crashed();
         }
         self.crashes = self.crashes.saturating_sub(1);
-        self.check_files();
     }
 
-    /// How many ways there are to cut the power now, as [`World::crash`] counts them.
+    /// How many ways there are to cut the power now.
     pub fn cuts(&self) -> u64 {
-        let flying: Vec<Payload> = self.pending.iter().filter_map(|io| io.payload().cloned()).collect();
-        let metadata = self.geometry.data_block() * BLOCK_SECTORS;
-        let doubts = self.disk.doubts(&flying, |sector| {
-            let (area, at) = (sector / AREA, sector % AREA);
-            if area == 0 {
-                at < BLOCK_SECTORS
-            } else {
-                at < metadata
-            }
-        });
-        doubts.iter().map(|candidates| candidates.len() as u64).product()
+        self.doubts().iter().map(|candidates| candidates.len() as u64).fold(1, u64::saturating_mul)
+    }
+
+    /// Whether the power may fail now, and the decision of [`World::step`] that makes it fail.
+    pub fn crash_choice(&self) -> Option<u32> {
+        let off = self.device.is_none() && self.closing;
+        let possible = self.crashes > 0 && (self.device.is_some() || off) && !self.resting;
+        possible.then(|| self.actions().iter().filter(|(_, weight)| *weight > 0).count() as u32)
+    }
+
+    /// This world without its device, as a power cut is about to leave it.
+    pub fn powerless(&self) -> World {
+        World { device: None, ..self.clone_but_device() }
     }
 
     /// What the files say on their own, without any driver.
-    fn check_files(&mut self) {
+    pub fn check_files(&mut self) {
         for at in 0..self.files.len() {
             let head = self.page(at, 0);
             let Ok(header) = Header::parse(&head) else { continue };
@@ -1029,8 +1094,7 @@ impl World {
     pub fn step(&mut self, choice: &mut impl Choice, crash: bool) -> bool {
         self.steps += 1;
         let mut actions = self.actions();
-        let off = self.device.is_none() && self.closing;
-        if crash && self.crashes > 0 && (self.device.is_some() || off) && !self.resting {
+        if crash && self.crash_choice().is_some() {
             actions.push((Action::Crash, self.weights.crash));
         }
         if actions.iter().all(|(_, weight)| *weight == 0) {
@@ -1063,7 +1127,10 @@ impl World {
             }
             Action::Rot => self.rot(choice),
             Action::Untracked => self.write_untracked(choice),
-            Action::Crash => self.crash(choice, false),
+            Action::Crash => {
+                self.crash(choice);
+                self.check_files();
+            }
         }
         self.check_step();
         true
@@ -1376,7 +1443,11 @@ fn content(number: u64, block: u64) -> Content {
         return [Sector::Data(number)].into();
     }
     SECTORS.with_borrow_mut(|known| {
+        // The token judges sector by sector; two that change stand for all.
         let sector = |at: u64| {
+            if at >= 2 {
+                return (Sector::ZERO, 0);
+            }
             let raw: Vec<u8> = (0..64).flat_map(|word: u64| (number << 16 | at << 8 | word).to_le_bytes()).collect();
             let hash = token::hash(&raw);
             (Sector::bytes(&raw), hash)
