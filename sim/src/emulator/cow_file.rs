@@ -2,8 +2,9 @@
 //! A copy-on-write file in a volume's directory.
 //!
 //! Invariants: the path lies inside the directory that stands for the volume, after every symbolic
-//! link; what the marks and the list need is allocated when the file is made, so that a full disk
-//! can only fail the snapshot's data.
+//! link; what the marks need is allocated when the file is made, so that a full disk never fails the
+//! tracking. The index, which is large, is not: should a full disk keep a finished file's from being
+//! completed, `update-img` reads the marks.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -81,15 +82,19 @@ pub fn resolve(root: &Path, path: &Path) -> Result<PathBuf, Refused> {
 }
 
 impl CowFile {
-    /// Makes the file anew, its metadata allocated and reading as zeroes.
+    /// Makes the file anew, reading as zeroes, its header and marks allocated.
     pub fn create(path: &Path, geometry: Geometry) -> Result<CowFile, Refused> {
         let refused = |error: io::Error| (errno(&error), format!("{}: {error}", path.display()));
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).to_owned();
         let file = options.open(path).map_err(refused)?;
-        let allocated = match fallocate(&file, FallocateFlags::empty(), 0, geometry.metadata_bytes()) {
-            Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(geometry.metadata_bytes()),
-            result => result.map_err(io::Error::from),
-        };
+        let marks = geometry.coarse_block() << BLOCK_SHIFT;
+        let places = [(0, BLOCK_SIZE as u64), (marks, geometry.metadata_bytes() - marks)];
+        let allocated = places.into_iter().try_for_each(|(from, length)| {
+            match fallocate(&file, FallocateFlags::empty(), from, length) {
+                Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(from + length),
+                result => result.map_err(io::Error::from),
+            }
+        });
         let file = CowFile { file, path: path.to_owned() };
         allocated.map(|()| file).map_err(|error| {
             let _ = std::fs::remove_file(path);

@@ -46,8 +46,10 @@ impl Random {
         self.next() % limit
     }
 
+    /// Bytes that repeat after 520, so that no block is like its neighbour.
     pub fn bytes(&mut self, length: u64) -> Vec<u8> {
-        let mut bytes: Vec<u8> = (0..length.div_ceil(8)).flat_map(|_| self.next().to_le_bytes()).collect();
+        let unit: Vec<u8> = (0..length.div_ceil(8).min(65)).flat_map(|_| self.next().to_le_bytes()).collect();
+        let mut bytes = unit.repeat(length.div_ceil(520) as usize);
         bytes.truncate(length as usize);
         bytes
     }
