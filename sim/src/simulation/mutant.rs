@@ -116,6 +116,16 @@ pub fn gauntlet() -> Vec<Scenario> {
         Scenario { data_blocks: 2, memory_blocks: 1, ..plain.clone() },
         Scenario { snapshot: false, slow_poll: true, ..plain.clone() },
         Scenario {
+            blocks: vec![1],
+            ops: vec![Op::Write],
+            writes: 2,
+            commands: vec![Command::Tick, Command::Close],
+            command_count: 3,
+            crashes: 1,
+            untracked: 0,
+            ..plain.clone()
+        },
+        Scenario {
             faults: Faults { write: 1, lost: 1, ..Faults::default() },
             snapshot: false,
             writes: 16,

@@ -136,6 +136,11 @@ impl CowFile {
         found.map_or_else(|| [Sector::ZERO].into(), |(_, content)| content.clone())
     }
 
+    /// Whether its snapshot was taken.
+    pub fn has_begun(&self) -> bool {
+        self.begun
+    }
+
     /// Whether readers have a right to the old data.
     pub fn snapshot_must_hold(&self) -> bool {
         self.snapshot && self.begun
@@ -196,6 +201,8 @@ impl CowFile {
         let forgotten = !self.noted.0.is_empty();
         self.noted.0.clear();
         self.doubtful |= forgotten;
+        // They may have put a trusted superblock over the traces of somebody else.
+        self.untracked &= !forgotten;
         if !self.closed || forgotten {
             self.snapshot = false;
         }

@@ -896,9 +896,6 @@ impl World {
             if self.has(Bug::StaleSlot) {
                 mutant::hide_newest_record(&mut head);
             }
-            if self.has(Bug::SealedAccepted) {
-                mutant::unseal(&mut head);
-            }
             let snapshot = self.files[file].snapshot;
             let mut finding = recovery::examine(&head, self.geometry, snapshot);
             if finding == Err(Refusal::WrongMode) {
@@ -914,6 +911,22 @@ impl World {
         found
     }
 
+    /// I1: a file whose epoch is over lacks what came after it, so it must not be tracked into again.
+    fn check_former_files(&mut self, present: usize) {
+        for former in 0..present {
+            if !self.files[former].has_begun() || self.files[former].is_forgiven() || self.had_faults() {
+                continue;
+            }
+            let mut head = self.page(former, 0);
+            if self.has(Bug::SealedAccepted) {
+                mutant::unseal(&mut head);
+            }
+            if [true, false].iter().any(|mode| recovery::examine(&head, self.geometry, *mode).is_ok()) {
+                self.fail("I1", format!("file {former}, whose epoch is over, is accepted"));
+            }
+        }
+    }
+
     /// The machine boots with the module, which finds its file.
     pub fn reload(&mut self) {
         note!(self, "the machine boots with the module");
@@ -927,6 +940,7 @@ impl World {
             self.files[file].begin_after_crash();
         }
         self.next = None;
+        self.check_former_files(file);
         let finding = match finding {
             Ok(finding) => finding,
             Err(refusal) => {
