@@ -3,9 +3,9 @@
 //!
 //! Nothing is acted: the emulator's daemon serves the volume, commands go through its socket as
 //! `elioctl` sends them, the update is `update-img`'s own engine, and writer, copier and checks are
-//! NBD clients. No root and no mount: the [`system`] beside the volume is changed with debugfs, and
-//! the [`stream`] writes to the volume what differs. Every copy is a [`race`] with such writes, and
-//! after every copy comes the [`proof`].
+//! NBD clients. No root and no mount: the `system` beside the volume is changed with debugfs, and
+//! the `stream` writes to the volume what differs. Every copy is a `race` with such writes, and
+//! after every copy comes the `proof`.
 
 mod copy;
 mod cycle;
@@ -69,6 +69,16 @@ enum Sabotage {
     Volume,
 }
 
+/// An error with what to do about it, if it is one that a user can do something about.
+fn with_advice(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    // debugfs says so, too, and has no other way to say it.
+    if text.contains("No space left on device") {
+        return format!("{text}: name a --dir with more room, about four times the volume, or a smaller --size");
+    }
+    text
+}
+
 /// Runs the demo; the exit code is 0 only if every check passed.
 pub fn run(arguments: &Arguments) -> ExitCode {
     let began = Instant::now();
@@ -78,7 +88,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     outcome.elapsed_seconds = began.elapsed().as_secs_f64();
     match &result {
         Ok(()) => outcome.verified = outcome.failures.is_empty(),
-        Err(error) => outcome.error = Some(format!("{error:#}")),
+        Err(error) => outcome.error = Some(with_advice(error)),
     }
     if arguments.json {
         // There is nothing in the object that could not be serialised.
