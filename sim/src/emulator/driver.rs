@@ -154,10 +154,11 @@ impl Driver {
         }
         let canonical = device.canonicalize().ok();
         let name = device.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let found = self.volumes.iter().find(|volume| match &canonical {
-            Some(path) => volume.image_path == *path,
-            None => volume.name == name,
-        });
+        // The host may have a device of that name, too: it is none of ours.
+        let by_path = self.volumes.iter().find(|volume| canonical.as_ref() == Some(&volume.image_path));
+        let by_name = || self.volumes.iter().find(|volume| volume.name == name);
+        let found =
+            by_path.or_else(|| (canonical.is_none() || device.parent() == Some(Path::new("/dev"))).then(by_name)?);
         match (found, canonical) {
             (Some(volume), _) => Ok(volume.clone()),
             (None, Some(path)) => {
