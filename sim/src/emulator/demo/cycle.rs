@@ -360,6 +360,7 @@ impl Cycle<'_> {
             image: self.stage.path("backup.img"),
             witness: Witness::Driver(self.stage.path("control")),
             grow: false,
+            fresh_image: false,
             dry_run: false,
             verify: false,
         };
