@@ -83,10 +83,11 @@ fn less_than_a_block() {
 #[test]
 fn a_snapshot_is_one_instant() {
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-    const SLOT: u64 = 20_000;
-    const SLOTS: u64 = 50;
+    // The largest single write of the client, so that it lasts while a snapshot is taken.
+    const SLOT: u64 = 512 << 10;
+    const SLOTS: u64 = 8;
     const CLIENTS: u64 = 3;
-    let site = Site::sparse(&[("vol", CLIENTS * SLOTS * SLOT)]);
+    let site = Site::in_memory(&[("vol", CLIENTS * SLOTS * SLOT)]);
     let daemon = site.start();
     let stop = AtomicBool::new(false);
     let begun = [const { AtomicU64::new(0) }; CLIENTS as usize];
@@ -108,8 +109,8 @@ fn a_snapshot_is_one_instant() {
                 }
             }));
         }
-        for round in 0..12 {
-            let target = ended[0].load(Ordering::SeqCst) + 30;
+        for round in 0..20 {
+            let target = ended[0].load(Ordering::SeqCst) + 3;
             while ended[0].load(Ordering::SeqCst) < target {
                 std::thread::yield_now();
             }
@@ -125,7 +126,8 @@ fn a_snapshot_is_one_instant() {
                     .map(|slot| {
                         let at = ((client * SLOTS + slot) * SLOT) as usize;
                         let stamps = snapshot[at..at + SLOT as usize].chunks(8);
-                        let mut stamps = stamps.map(|stamp| u64::from_le_bytes(stamp.try_into().unwrap()));
+                        // A few of every block.
+                        let mut stamps = stamps.step_by(511).map(|stamp| u64::from_le_bytes(stamp.try_into().unwrap()));
                         let first = stamps.next().unwrap();
                         assert!(stamps.all(|stamp| stamp == first), "half a write in snapshot {round}");
                         first
@@ -145,6 +147,43 @@ fn a_snapshot_is_one_instant() {
         stop.store(true, Ordering::SeqCst);
         threads.into_iter().for_each(|thread| thread.join().unwrap());
     });
+    daemon.stop();
+}
+
+/// Every block is overwritten in the moment in which the snapshot is read.
+#[test]
+fn readers_race_writers() {
+    const SIZE: u64 = 4 * MIB;
+    let site = Site::in_memory(&[("vol", SIZE)]);
+    let daemon = site.start();
+    daemon.setup_with(&site.image("vol"), &site.cow("vol", "cow"), 16, 0).unwrap();
+    for round in 0..60u8 {
+        let begin = std::sync::Barrier::new(4);
+        let begin = &begin;
+        std::thread::scope(|scope| {
+            for number in 0..2 {
+                let client = daemon.client("vol");
+                scope.spawn(move || {
+                    begin.wait();
+                    for at in 0..SIZE / (64 << 10) / 2 {
+                        let block = vec![round + 1; 64 << 10];
+                        client.write_at((2 * at + number) * (64 << 10), &block).unwrap();
+                    }
+                });
+                let client = daemon.client(SNAP);
+                scope.spawn(move || {
+                    let mut bytes = vec![0; SIZE as usize];
+                    begin.wait();
+                    for part in bytes.chunks_mut(SIZE as usize / 4).enumerate() {
+                        client.read_at(part.0 as u64 * SIZE / 4, part.1).unwrap();
+                    }
+                    assert!(bytes == vec![round; SIZE as usize], "round {round}: new data in the snapshot");
+                });
+            }
+        });
+        daemon.incremental(0);
+        daemon.try_snapshot(&site.cow("vol", ["one", "two"][usize::from(round % 2)]), 16, 0).unwrap();
+    }
     daemon.stop();
 }
 

@@ -46,6 +46,7 @@ impl Backup {
             image: self.image.clone(),
             witness: update_img::update::Witness::Driver(daemon.socket()),
             grow: false,
+            fresh_image: false,
             dry_run: false,
             verify: false,
         };
@@ -124,6 +125,8 @@ fn killed_in_incremental_mode() {
         daemon.client("vol").write_at(17 * MIB + round, &[round as u8; 5000]).unwrap();
         let load = Load::start(&daemon, "vol", 3, 0..5 * MIB);
         load.wait_for(60);
+        // Block 0 as we left it is no reason to suspect others.
+        daemon.client("vol").write_at(700, &[round as u8; 2000]).unwrap();
         daemon.kill();
         load.stop();
         daemon = site.start();

@@ -73,10 +73,16 @@ impl Site {
 
     /// Volumes of so many bytes, all holes.
     pub fn sparse(volumes: &[(&str, u64)]) -> Site {
-        let site = Site {
-            dir: tempfile::tempdir().unwrap(),
-            names: volumes.iter().map(|(name, _)| (*name).to_owned()).collect(),
-        };
+        Site::sparse_in(tempfile::tempdir().unwrap(), volumes)
+    }
+
+    /// In memory where that can be had: what is durable at once leaves races their room.
+    pub fn in_memory(volumes: &[(&str, u64)]) -> Site {
+        Site::sparse_in(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap(), volumes)
+    }
+
+    fn sparse_in(dir: tempfile::TempDir, volumes: &[(&str, u64)]) -> Site {
+        let site = Site { dir, names: volumes.iter().map(|(name, _)| (*name).to_owned()).collect() };
         for (name, bytes) in volumes {
             File::create(site.image(name)).unwrap().set_len(*bytes).unwrap();
             fs::create_dir(site.cow_dir(name)).unwrap();
@@ -277,6 +283,7 @@ impl Daemon {
             image: image.into(),
             witness: Witness::Driver(self.socket()),
             grow: false,
+            fresh_image: false,
             dry_run: false,
             verify: true,
         };
