@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::tape::Recording;
-use super::{explore, fuzz, mutant, scenario};
+use super::{bench, explore, fuzz, mutant, scenario};
 
 /// What `elio-sim` can simulate.
 #[derive(Debug, clap::Subcommand)]
@@ -24,6 +24,8 @@ pub enum Command {
     Replay(Replay),
     /// Switch known bugs on, one after the other; each must be caught
     Mutants(Mutants),
+    /// Measure how much the simulator gets through on one core
+    Bench(Bench),
 }
 
 /// One part of a campaign that is split.
@@ -178,6 +180,17 @@ pub struct Mutants {
     json: bool,
 }
 
+/// Arguments of `bench`.
+#[derive(Debug, clap::Args)]
+pub struct Bench {
+    /// How long, for each figure
+    #[arg(long, value_parser = seconds, default_value = "2")]
+    seconds: u64,
+    /// Print one object on the last line
+    #[arg(long)]
+    json: bool,
+}
+
 /// Runs a sub-command; the exit code is 0 done, 1 something was found, 2 wrong usage.
 pub fn run(command: Command) -> ExitCode {
     match command {
@@ -185,6 +198,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::Fuzz(arguments) => run_fuzz(&arguments),
         Command::Replay(arguments) => run_replay(&arguments),
         Command::Mutants(arguments) => run_mutants(&arguments),
+        Command::Bench(arguments) => run_bench(&arguments),
     }
 }
 
@@ -353,6 +367,21 @@ fn run_mutants(arguments: &Mutants) -> ExitCode {
     if survivors > 0 {
         eprintln!("elio-sim: {survivors} survived");
         return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+fn run_bench(arguments: &Bench) -> ExitCode {
+    let figures = bench::figures(Duration::from_secs(arguments.seconds));
+    for figure in &figures {
+        println!("{:>12.0} /s  {}", figure.per_second, figure.name);
+    }
+    if arguments.json {
+        let objects: Vec<_> = figures
+            .iter()
+            .map(|figure| json!({ "name": figure.name, "per_second_per_core": figure.per_second.round() }))
+            .collect();
+        println!("{}", json!({ "figures": objects }));
     }
     ExitCode::SUCCESS
 }

@@ -66,7 +66,8 @@ pub fn swarm(seed: u64) -> (Scenario, Weights) {
             read: budget(1),
             flush: budget(2),
             memory: budget(3),
-            lost: budget(4),
+            // Where reads fail as well nothing is left that could tell a lost write.
+            lost: if faults.contains(&1) { 0 } else { budget(4) },
             rot: budget(5),
         },
         mutant: None,

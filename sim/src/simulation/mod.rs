@@ -5,6 +5,7 @@
 //! [`reference`] judges it. [`explore`] goes everywhere within a bound, [`fuzz`] anywhere; the
 //! [`mutant`] ledger proves that the judge is awake.
 
+pub mod bench;
 pub mod choice;
 pub mod commands;
 pub mod disk;

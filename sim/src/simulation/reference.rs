@@ -136,6 +136,11 @@ impl CowFile {
         found.map_or_else(|| [Sector::ZERO].into(), |(_, content)| content.clone())
     }
 
+    /// Whether a write was let go.
+    pub fn has_submitted(&self) -> bool {
+        !self.submitted.0.is_empty()
+    }
+
     /// Whether its snapshot was taken.
     pub fn has_begun(&self) -> bool {
         self.begun

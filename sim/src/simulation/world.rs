@@ -1391,6 +1391,11 @@ impl World {
         self.crashes
     }
 
+    /// Whether a write was let go in the current epoch.
+    pub fn has_submitted(&self) -> bool {
+        self.current.is_some_and(|current| self.files[current].has_submitted())
+    }
+
     /// Whether the module is loaded.
     pub fn is_on(&self) -> bool {
         self.device.is_some()
