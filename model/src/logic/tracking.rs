@@ -19,7 +19,7 @@ use super::geometry::{
 };
 use super::memory::{Block, Buffer, Memory};
 use super::mutant::Mutant;
-use super::region::{Action, Region, RegionState};
+use super::region::{Action, Region, RegionState, GENERATIONS};
 use super::slab::Queue;
 
 /// Most fine pages written at a time.
@@ -401,10 +401,13 @@ impl<M: Memory> Tracking<M> {
             let load = |generation| bytes.and_then(|page| fine::load(page, seal.seed, seal.epoch, number, generation));
             match region.state() {
                 RegionState::Settled => {}
-                // What the next sweep writes must not be mistaken for what a sweep before a crash wrote.
-                RegionState::Hot if load(region.next_generation()).is_some() => {
-                    region.apply(Action::Sweep);
-                    self.cancel(number);
+                // What the next sweep writes must not be mistaken for what any sweep before a crash wrote.
+                RegionState::Hot => {
+                    let used = |steps: &u8| load(region.generation_after(*steps)).is_some();
+                    if let Some(steps) = (1..GENERATIONS).rev().find(used) {
+                        region.skip_generations(steps);
+                        self.request(number / COARSE_PAGE_REGIONS);
+                    }
                     continue;
                 }
                 _ => continue,
