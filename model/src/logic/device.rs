@@ -692,6 +692,12 @@ impl<M: Memory> Device<M> {
         if let Some(epoch) = self.epoch_mut(file) {
             epoch.tracking.flushed(result.is_ok());
         }
+        // Whatever of the old data and of its index was written before may be gone, and no later flush
+        // would say so.
+        if let (File::Current, Err(errno), Some(old)) = (file, result, &mut self.old) {
+            old.copies.fail(errno);
+            self.note_failure();
+        }
     }
 
     /// Answer to `ReadPage`.
