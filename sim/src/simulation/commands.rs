@@ -262,8 +262,8 @@ fn run_explore(arguments: &Explore) -> ExitCode {
             json!({
                 "states": report.states, "steps": report.steps, "cuts": report.cuts, "recoveries": report.recoveries,
                 "seconds": seconds, "states_per_second": rate(report.states), "cuts_per_second": rate(report.cuts),
-                "depth": report.depth, "not_covered": report.skipped, "complete": !report.cut_short && report.skipped == 0,
-                "failure": failure,
+                "depth": report.depth, "not_covered": report.skipped,
+                "complete": !report.cut_short && report.skipped == 0, "failure": failure,
             })
         );
     }
