@@ -92,7 +92,9 @@ impl Explorer<'_> {
     }
 
     fn is_over(&mut self) -> bool {
-        if (self.report.steps + self.report.cuts).is_multiple_of(64) && self.end.is_some_and(|end| Instant::now() >= end) {
+        if (self.report.steps + self.report.cuts).is_multiple_of(64)
+            && self.end.is_some_and(|end| Instant::now() >= end)
+        {
             self.report.cut_short = true;
         }
         self.report.cut_short || self.report.failure.is_some()
