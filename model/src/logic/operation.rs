@@ -195,7 +195,7 @@ impl<M: Memory> Device<M> {
     }
 
     /// Begins the verification of the file that a reload asked for.
-    pub fn verify(&mut self, found: Found<M>) -> Result<(), Errno> {
+    pub fn verify(&mut self, mut found: Found<M>) -> Result<(), Errno> {
         self.check_idle()?;
         if !self.state.unverified {
             return Err(Errno::EINVAL);
@@ -205,6 +205,9 @@ impl<M: Memory> Device<M> {
         if !accepted && !M::has(Mutant::TokenUnchecked) {
             self.lost = self.lost.or(Some(Reason::UntrackedWrites));
         }
+        // Whoever wrote it: from here on it may come back after a power cut, and accuses nobody
+        // once the loss is recorded, which the same write of the record does.
+        found.epoch.record.token.admit(&found.block0);
         self.current = Some(found.epoch);
         self.old = found.old;
         self.operation = Operation::Verify(Verify::Coarse { page: 0, asked: false, digest: 0 });
