@@ -221,7 +221,7 @@ mod tests {
     fn a_seed_decides_the_same_everywhere() {
         let mut seeded = Seeded::new(1);
         let drawn: Vec<u32> = (0..8).map(|_| seeded.below(1000)).collect();
-        assert_eq!(drawn, [699, 873, 576, 876, 822, 754, 120, 593]);
+        assert_eq!(drawn, [702, 520, 574, 391, 697, 143, 71, 381]);
     }
 
     #[test]
