@@ -2,7 +2,7 @@
 //! The model over a simulated disk: every crash, fault and interleaving.
 //!
 //! A [`world::World`] is one run of a [`scenario::Scenario`] under a [`choice::Choice`]; the
-//! [`reference`] judges it. [`explore`] goes everywhere within a bound, [`fuzz`] anywhere; the
+//! [`mod@reference`] judges it. [`explore`] goes everywhere within a bound, [`fuzz`] anywhere; the
 //! [`mutant`] ledger proves that the judge is awake.
 
 pub mod bench;
