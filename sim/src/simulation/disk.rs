@@ -222,6 +222,15 @@ impl Disk {
         }
     }
 
+    /// What a power cut may make of a sector whose flush or write failed, so that no flush helps any longer.
+    pub fn undefined(&self, sector: u64) -> Vec<Sector> {
+        let of_sector = || self.cache.iter().filter(|cached| cached.sector == sector);
+        if !of_sector().any(|cached| cached.undefined) {
+            return Vec::new();
+        }
+        of_sector().map(|cached| cached.content.clone()).chain([self.durable(sector)]).collect()
+    }
+
     /// A bug of the disk: `sector` reads as `content` until it is written again (rotten or stale).
     pub fn spoil(&mut self, sector: u64, content: Sector) {
         self.faults.retain(|(at, _)| *at != sector);
@@ -371,6 +380,8 @@ mod tests {
         disk.flush_failed(disk.flush_mark());
         disk.flush(disk.flush_mark());
         assert_eq!(outcomes(&disk, &[], &[4]), [vec![0], vec![1]]);
+        assert_eq!(disk.undefined(4), [Sector::Data(1), Sector::ZERO]);
+        assert!(disk.undefined(5).is_empty());
         // Written and flushed again it is there.
         let mut again = disk.clone();
         again.write(&payload(&[(4, 1)]), true);
@@ -378,6 +389,7 @@ mod tests {
         disk.write(&payload(&[(4, 2)]), false);
         disk.flush(disk.flush_mark());
         assert_eq!(outcomes(&disk, &[], &[4]), [vec![2]]);
+        assert!(disk.undefined(4).is_empty());
     }
 
     #[test]

@@ -74,6 +74,17 @@ impl Blocks {
     }
 }
 
+/// A sector of the origin whose content is undefined.
+#[derive(Clone, Debug, Hash)]
+pub struct Doubt {
+    /// Its block.
+    pub block: u64,
+    /// Its place in the block.
+    pub at: usize,
+    /// What may be there after a power cut.
+    pub contents: Vec<Sector>,
+}
+
 /// A copy-on-write file, and what it ought to say.
 #[derive(Clone, Debug, Hash)]
 pub struct CowFile {
@@ -83,6 +94,10 @@ pub struct CowFile {
     /// Written before the file was known; promised once it is verified.
     noted: Blocks,
     base: Rc<Vec<(u64, Content)>>,
+    /// Sectors of the base that a failed flush had left undefined: what a power cut may make of them.
+    doubted: Rc<Vec<Doubt>>,
+    /// There was a power cut since the snapshot's instant.
+    was_cut: bool,
     /// Old data is promised.
     pub snapshot: bool,
     /// The module was unloaded in order.
@@ -106,6 +121,8 @@ impl CowFile {
             asked: Blocks::default(),
             noted: Blocks::default(),
             base: Rc::default(),
+            doubted: Rc::default(),
+            was_cut: false,
             snapshot: false,
             closed: false,
             begun: false,
@@ -118,8 +135,9 @@ impl CowFile {
     }
 
     /// The instant of its snapshot.
-    pub fn begin(&mut self, base: Vec<(u64, Content)>) {
+    pub fn begin(&mut self, base: Vec<(u64, Content)>, doubted: Vec<Doubt>) {
         self.base = Rc::new(base);
+        self.doubted = Rc::new(doubted);
         self.snapshot = true;
         self.begun = true;
     }
@@ -134,6 +152,18 @@ impl CowFile {
     pub fn base(&self, block: u64) -> Content {
         let found = self.base.iter().find(|(at, _)| *at == block);
         found.map_or_else(|| [Sector::ZERO].into(), |(_, content)| content.clone())
+    }
+
+    /// I3: whether a reader of the snapshot may get this. What a failed flush had left undefined on the
+    /// origin before the snapshot's instant may be another after a power cut, which no snapshot can help.
+    pub fn may_read(&self, block: u64, got: &[Sector]) -> bool {
+        let base = self.base(block);
+        let doubted = |at: usize, sector: &Sector| {
+            let mut of_sector = self.doubted.iter().filter(|doubt| (doubt.block, doubt.at) == (block, at));
+            self.was_cut && of_sector.any(|doubt| doubt.contents.contains(sector))
+        };
+        let mut pairs = got.iter().zip(base.iter()).enumerate();
+        got.len() == base.len() && pairs.all(|(at, (got, base))| got == base || doubted(at, got))
     }
 
     /// Whether a write was let go.
@@ -202,6 +232,7 @@ impl CowFile {
 
     /// The power failed.
     pub fn crashed(&mut self) {
+        self.was_cut = true;
         // Written before anybody knew the file, and nobody remembers: only block 0 could tell.
         let forgotten = !self.noted.0.is_empty();
         self.noted.0.clear();
