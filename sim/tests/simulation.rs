@@ -101,6 +101,31 @@ fn a_seed_and_its_tape_give_the_same_trace_byte_for_byte() {
     }
 }
 
+/// The other coarse pages of the next file are on their way when one of them fails.
+#[test]
+fn a_file_is_not_removed_while_it_is_written() {
+    let scenario = Scenario {
+        device_bytes: 16 << 30,
+        snapshot: false,
+        writes: 1,
+        blocks: vec![1],
+        commands: vec![scenario::Command::ToSnapshot],
+        command_count: 1,
+        crashes: 0,
+        faults: scenario::Faults { write: 1, ..Default::default() },
+        ..Scenario::default()
+    };
+    let start = World::new(&scenario);
+    for seed in 0..8 {
+        let (mut world, mut choice) = (start.clone(), Seeded::new(seed));
+        world.weights.fault = 30;
+        for _ in 0..16 {
+            world.step(&mut choice, false);
+        }
+        assert_eq!(world.violation, None, "seed {seed}");
+    }
+}
+
 /// Shrunk recordings of what is caught, as traces that people can read.
 #[test]
 fn traces_of_known_bugs() {
@@ -112,6 +137,24 @@ fn traces_of_known_bugs() {
         let trace = small.replay(true).trace.unwrap_or_default();
         insta::assert_snapshot!(name, trace.join("\n"));
     }
+}
+
+/// Recordings of known bugs: each is seen with its bug, and the model as it is passes.
+#[test]
+fn recordings_of_known_bugs_pass_without_them() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let mut count = 0;
+    for entry in std::fs::read_dir(&folder).expect("the fixtures") {
+        let path = entry.expect("an entry").path();
+        let mut recording = Recording::read(&path).expect("a recording");
+        let violation = recording.replay(false).violation.expect("its bug is seen");
+        let expected = recording.violates.clone().unwrap_or_default();
+        assert_eq!(format!("{}: {}", violation.invariant, violation.text), expected, "{}", path.display());
+        recording.scenario.mutant = None;
+        assert_eq!(recording.replay(false).violation, None, "{}", path.display());
+        count += 1;
+    }
+    assert!(count >= 8, "{count} recordings");
 }
 
 #[test]

@@ -423,6 +423,8 @@ impl<M: Memory> Device<M> {
                 self.operation = go(Take::Thaw { asked: false, result: Err(result) });
                 None
             }
+            // Nobody may write to a file that is gone.
+            Take::Undo { asked: false, .. } if self.next.as_ref().is_some_and(|next| !next.is_quiet()) => None,
             Take::Undo { asked: false, result } => self.ask(go(Take::Undo { asked: true, result }), Step::RemoveNext),
             _ => None,
         }

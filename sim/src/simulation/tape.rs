@@ -114,6 +114,7 @@ impl Recording {
                 break;
             }
         }
+        let violation = best.replay(false).violation.unwrap_or(violation);
         best.violates = Some(format!("{}: {}", violation.invariant, violation.text));
         best
     }
