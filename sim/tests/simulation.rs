@@ -101,6 +101,20 @@ fn a_seed_and_its_tape_give_the_same_trace_byte_for_byte() {
     }
 }
 
+#[test]
+fn no_space_for_the_file_harms_no_writer() {
+    let faults = scenario::Faults { full: 1, ..Default::default() };
+    let commands = vec![scenario::Command::Tick, scenario::Command::ToIncremental, scenario::Command::ToSnapshot];
+    let scenario = Scenario { faults, writes: 8, reads: 4, command_count: 3, commands, ..Scenario::default() };
+    let mut refused = 0;
+    for seed in 0..60 {
+        let world = fuzz::run(World::new(&scenario).with_trace(), &mut Seeded::new(seed));
+        assert_eq!(world.violation, None, "seed {seed}");
+        refused += usize::from(world.trace.unwrap_or_default().iter().any(|line| line.contains("NO SPACE")));
+    }
+    assert!(refused > 20, "{refused}");
+}
+
 /// The other coarse pages of the next file are on their way when one of them fails.
 #[test]
 fn a_file_is_not_removed_while_it_is_written() {

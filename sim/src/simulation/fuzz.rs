@@ -43,7 +43,7 @@ pub fn swarm(seed: u64) -> (Scenario, Weights) {
         commands.push(Command::Destroy);
     }
     let tight = random.below(4);
-    let scenario = Scenario {
+    let mut scenario = Scenario {
         schema: SCHEMA,
         device_bytes: SMALL_DEVICE,
         tear: if random.below(3) == 0 { 8 } else { 1 },
@@ -69,6 +69,7 @@ pub fn swarm(seed: u64) -> (Scenario, Weights) {
             // Where reads fail as well nothing is left that could tell a lost write.
             lost: if faults.contains(&1) { 0 } else { budget(4) },
             rot: budget(5),
+            full: 0,
         },
         mutant: None,
     };
@@ -81,6 +82,7 @@ pub fn swarm(seed: u64) -> (Scenario, Weights) {
         fault: weight(1),
         crash: 1,
     };
+    scenario.faults.full = u32::from(faulty && random.below(3) == 0);
     (scenario, weights)
 }
 

@@ -74,6 +74,8 @@ pub struct Faults {
     pub lost: u32,
     /// A sector of the file rots.
     pub rot: u32,
+    /// The file system under the file has no room (ENOSPC): nothing is written.
+    pub full: u32,
 }
 
 /// What may happen.

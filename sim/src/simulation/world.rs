@@ -95,6 +95,8 @@ enum Action {
     Command,
     /// An I/O fails.
     Fail(usize),
+    /// A write to the file finds no room.
+    Full(usize),
     /// A write is acknowledged and never made.
     Lose(usize),
     /// A sector of the tracking rots.
@@ -1078,6 +1080,9 @@ impl World {
             if left > 0 {
                 actions.push((Action::Fail(at), weight));
             }
+            if faults.full > 0 && matches!(io, Io::Page { .. } | Io::StoreCopy { .. }) {
+                actions.push((Action::Full(at), weight));
+            }
             if faults.lost > 0 && matches!(io, Io::Page { page: Page::Fine(_), .. }) {
                 actions.push((Action::Lose(at), weight));
             }
@@ -1140,6 +1145,7 @@ impl World {
             }
             Action::Command => self.give(choice),
             Action::Fail(at) => self.fail_io(at, choice),
+            Action::Full(at) => self.refuse(at),
             Action::Lose(at) => {
                 self.faults.lost -= 1;
                 let io = self.pending.remove(at);
@@ -1323,6 +1329,26 @@ impl World {
             Io::Provide => {
                 self.faults.memory -= 1;
                 self.device_do(|device| device.page_provided(None));
+            }
+            other => self.pending.push(other),
+        }
+    }
+
+    /// A write to the file finds no room: nothing of it is there.
+    fn refuse(&mut self, at: usize) {
+        self.faults.full -= 1;
+        let io = self.pending.remove(at);
+        note!(self, "{} finds NO SPACE", io.text());
+        let error = Err(Errno::ENOSPC);
+        match io {
+            Io::StoreCopy { copy, .. } => {
+                self.device_do(|device| device.copy_stored(copy, error));
+            }
+            Io::Page { role, page, .. } => {
+                if let (Page::Head, Some(file)) = (page, self.file_of(role)) {
+                    self.files[file].head_failed();
+                }
+                self.device_do(|device| device.page_written(role, page, error));
             }
             other => self.pending.push(other),
         }
