@@ -515,10 +515,8 @@ fn what_the_driver_has_to_say_is_shown_beside_the_answer() {
     for arguments in [&["list"][..], &["list", "--json"], &["info", "4"]] {
         let shown = emulator.run(arguments);
         assert_eq!(shown.code, 0);
-        assert_eq!(
-            shown.stderr, "elioctl: minor 5: /cow: the file was closed in the other mode\nelioctl: minor 6: \\u{1b}[2J\n",
-            "{arguments:?}"
-        );
+        let said = "elioctl: minor 5: /cow: the file was closed in the other mode\nelioctl: minor 6: \\u{1b}[2J\n";
+        assert_eq!(shown.stderr, said, "{arguments:?}");
     }
 }
 
