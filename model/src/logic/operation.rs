@@ -214,6 +214,13 @@ impl<M: Memory> Device<M> {
         Ok(())
     }
 
+    /// After an orderly close nobody tracks any more: whatever is held goes on.
+    pub fn let_go(&mut self) {
+        self.old = None;
+        self.current = None;
+        self.open_gate();
+    }
+
     /// Begins removal. Whatever is held goes on untracked.
     pub fn destroy(&mut self) -> Result<(), Errno> {
         self.check_idle()?;
@@ -618,8 +625,9 @@ impl<M: Memory> Device<M> {
 
     /// Takes over a coarse page; returns the digest so far.
     fn take_coarse(&mut self, page: u64, result: Result<&Block, Errno>, digest: u32) -> u32 {
-        let unreadable = [0; super::memory::BLOCK_SIZE];
-        let block = result.unwrap_or(&unreadable);
+        // Not on the stack, which is small in the kernel.
+        const UNREADABLE: &Block = &[0; super::memory::BLOCK_SIZE];
+        let block = result.unwrap_or(UNREADABLE);
         let geometry = self.geometry;
         let Some(epoch) = &mut self.current else { return digest };
         let seal = epoch.seal();
