@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Mutexes and signals. A signal counts: each raise lets one wait go. */
-#include <linux/completion.h>
+/*
+ * Mutexes and signals. A signal that was raised stays so until one task has waited for it; raising
+ * it again costs next to nothing, because every completion may do it.
+ */
 #include <linux/mutex.h>
 #include <linux/rcupdate.h>
 #include <linux/slab.h>
+#include <linux/wait.h>
 
 #include "shim.h"
 
@@ -32,23 +35,37 @@ void elio_mutex_free(void *mutex)
 	kfree(mutex);
 }
 
+struct elio_signal {
+	wait_queue_head_t queue;
+	int raised;
+};
+
 void *elio_signal_new(void)
 {
-	struct completion *signal = kmalloc(sizeof(*signal), GFP_KERNEL);
+	struct elio_signal *signal = kzalloc(sizeof(*signal), GFP_KERNEL);
 
 	if (signal)
-		init_completion(signal);
+		init_waitqueue_head(&signal->queue);
 	return signal;
 }
 
-void elio_signal_raise(void *signal)
+void elio_signal_raise(void *memory)
 {
-	complete(signal);
+	struct elio_signal *signal = memory;
+
+	/* Whoever takes a raise that was there already also sees what this one is about. */
+	smp_mb();
+	if (READ_ONCE(signal->raised))
+		return;
+	WRITE_ONCE(signal->raised, 1);
+	wake_up(&signal->queue);
 }
 
-void elio_signal_wait(void *signal)
+void elio_signal_wait(void *memory)
 {
-	wait_for_completion(signal);
+	struct elio_signal *signal = memory;
+
+	wait_event(signal->queue, xchg(&signal->raised, 0));
 }
 
 void elio_signal_free(void *signal)

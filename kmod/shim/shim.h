@@ -43,7 +43,7 @@ int elio_to_user(u64 to, const void *from, size_t bytes);
 void *elio_string_from_user(u64 from, size_t limit, long *error);
 void elio_random(void *to, size_t bytes);
 
-/* lock.c: a mutex and a completion; waiting may sleep. */
+/* lock.c: a mutex, and something to wait for; waiting may sleep. */
 void *elio_mutex_new(void);
 void elio_mutex_lock(void *mutex);
 void elio_mutex_unlock(void *mutex);

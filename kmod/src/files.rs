@@ -4,9 +4,11 @@
 //! Invariant: a file's pieces are ascending and without gaps, as `CowFile::create` leaves them.
 
 use super::kapi::file::Piece;
-use super::kapi::{CowFile, Shared};
+use super::kapi::{CowFile, KVec, Kernel, Shared};
 use super::logic::effect::File;
-use super::logic::geometry::{BLOCK_SHIFT, SECTOR_SHIFT};
+use super::logic::errno::Errno;
+use super::logic::exclusion::{Area, Exclusion, Role};
+use super::logic::geometry::{Extent, Geometry, BLOCK_SHIFT, SECTOR_SHIFT};
 
 /// Sectors of a block.
 const BLOCK_SECTORS: u64 = 1 << (BLOCK_SHIFT - SECTOR_SHIFT);
@@ -91,6 +93,33 @@ impl Iterator for Places<'_> {
         self.at = self.at.saturating_add(sectors);
         Some(found)
     }
+}
+
+/// The blocks of the device that a new file and the one before it lie on.
+pub fn exclusion(
+    geometry: Geometry,
+    file: &CowFile,
+    former: Option<&CowFile>,
+) -> Result<Exclusion<Kernel>, Errno> {
+    let pieces = file.pieces().saturating_add(former.map_or(0, CowFile::pieces));
+    // One piece of each file may have to be divided between metadata and data.
+    let room = KVec::with_capacity(pieces.saturating_add(2) as usize).ok_or(Errno::ENOMEM)?;
+    let mut exclusion = Exclusion::new(room);
+    let mut add = |file: &CowFile, from: u64, bytes: u64, role: Role| {
+        for piece in Places::new(file, from, bytes) {
+            let extent = Extent { first: piece.sector / BLOCK_SECTORS, count: piece.sectors / BLOCK_SECTORS };
+            exclusion.add(Area { extent, role }).map_err(|_| Errno::EINVAL)?;
+        }
+        Ok(())
+    };
+    let metadata = geometry.metadata_bytes();
+    add(file, 0, metadata, Role::Metadata)?;
+    add(file, metadata, u64::MAX, Role::Data)?;
+    if let Some(former) = former {
+        // Its data was given back when it went incremental.
+        add(former, 0, metadata, Role::Former)?;
+    }
+    Ok(exclusion)
 }
 
 /// First sector of a block of the device.

@@ -18,6 +18,7 @@ use super::logic::registry::{check_minor, file_bytes, NewMinor};
 use super::logic::report::{self, Sink};
 use super::logic::state::State;
 use super::logic::verdict::Verdict;
+use super::files::exclusion;
 use super::supplies;
 use super::tracker::Running;
 
@@ -102,11 +103,18 @@ fn new_file(
 }
 
 /// Begins a snapshot into a new file.
-fn take(device: &mut Device<super::kapi::Kernel>, origin: epoch::Origin) -> Result<(), Errno> {
+fn take(
+    device: &mut Device<super::kapi::Kernel>,
+    origin: epoch::Origin,
+    file: &CowFile,
+    former: Option<&CowFile>,
+) -> Result<(), Errno> {
     let geometry = origin.geometry;
     let cache = if device.cache_bytes() == 0 { DEFAULT_CACHE_BYTES } else { device.cache_bytes() };
     let old = supplies::old(geometry, cache, geometry.data_block(), origin.file_bytes >> BLOCK_SHIFT)?;
-    device.take_snapshot(supplies::new_epoch(origin)?, old)
+    let mut epoch = supplies::new_epoch(origin)?;
+    epoch.exclusion = exclusion(geometry, file, former)?;
+    device.take_snapshot(epoch, old)
 }
 
 impl Driver {
@@ -188,7 +196,7 @@ impl Driver {
         let cache = if setup.cache_bytes == 0 { module::default_cache() } else { setup.cache_bytes };
         device.set_cache_bytes(cache);
         let running = Running::start(setup.minor, device, origin)?;
-        running.command(Some((File::Next, file)), |device| take(device, described))?;
+        running.command(Some((File::Next, file.clone())), |device| take(device, described, &file, None))?;
         Ok(running)
     }
 
@@ -214,7 +222,9 @@ impl Driver {
             let bytes = file_bytes(cow_mib, Some(header.fsize), geometry, module::default_percentage())?;
             let (file, described) = new_file(origin, path, bytes, Some((header.seqid, header.uuid)))?;
             let next = Some((File::Next, file.clone()));
-            let result = minor.running.command(next, |device| take(device, described));
+            let former = minor.file.clone();
+            let result = minor.running.command(next, |device| take(device, described, &file, Some(&former)));
+            drop(former);
             // Whether or not the former file could be completed, the switch may have happened.
             let seqid = minor.running.with(|device| device.epoch().map(|epoch| epoch.header.seqid));
             if seqid != Some(described.seqid) {

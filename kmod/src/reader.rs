@@ -70,6 +70,11 @@ impl Tracker {
                     part.read.fail(errno);
                     return;
                 }
+                Look::Zero(run) => {
+                    let (from, to) = part.span(run);
+                    part.read.clear(part.place(from), to.saturating_sub(from));
+                    (from, to)
+                }
                 Look::Origin(run) => {
                     let run = extend(inner, run, wanted.end());
                     let (from, to) = part.span(run);

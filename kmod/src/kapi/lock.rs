@@ -68,7 +68,7 @@ impl<T> Drop for Guard<'_, T> {
     }
 }
 
-/// Something to wait for. Each raise lets one wait go.
+/// Something to wait for. A raise lets one wait go, and several before that are one.
 pub struct Signal(Opaque);
 
 // SAFETY: C's side is made for several tasks.
@@ -84,13 +84,13 @@ impl Signal {
         (!signal.is_null()).then_some(Signal(signal))
     }
 
-    /// Lets one wait go. May be called from an interrupt.
+    /// Lets the next wait go. May be called from an interrupt.
     pub fn raise(&self) {
         // SAFETY: it lives as long as `self`.
         unsafe { ffi::elio_signal_raise(self.0) };
     }
 
-    /// Waits for a raise.
+    /// Waits for a raise. It may be an old one: look again at what was waited for.
     pub fn wait(&self) {
         // SAFETY: it lives as long as `self`.
         unsafe { ffi::elio_signal_wait(self.0) };
