@@ -96,11 +96,7 @@ impl Iterator for Places<'_> {
 }
 
 /// The blocks of the device that a new file and the one before it lie on.
-pub fn exclusion(
-    geometry: Geometry,
-    file: &CowFile,
-    former: Option<&CowFile>,
-) -> Result<Exclusion<Kernel>, Errno> {
+pub fn exclusion(geometry: Geometry, file: &CowFile, former: Option<&CowFile>) -> Result<Exclusion<Kernel>, Errno> {
     let pieces = file.pieces().saturating_add(former.map_or(0, CowFile::pieces));
     // One piece of each file may have to be divided between metadata and data.
     let room = KVec::with_capacity(pieces.saturating_add(2) as usize).ok_or(Errno::ENOMEM)?;

@@ -4,6 +4,7 @@
 //! Invariants: whether a command may begin is decided by `logic::registry`; one command at a time; a
 //! snapshot's node is claimed before its minor changes, so that nobody has it open then.
 
+use super::files::exclusion;
 use super::kapi::user::{random, Text};
 use super::kapi::{module, print, CowFile, Disk, KVec, Lock, Origin, Shared};
 use super::logic::abi::{Status, PATH_MAX};
@@ -18,7 +19,6 @@ use super::logic::registry::{check_minor, file_bytes, NewMinor};
 use super::logic::report::{self, Sink};
 use super::logic::state::State;
 use super::logic::verdict::Verdict;
-use super::files::exclusion;
 use super::supplies;
 use super::tracker::Running;
 

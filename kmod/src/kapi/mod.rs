@@ -19,7 +19,7 @@ pub mod work;
 pub use file::CowFile;
 pub use io::{Disk, Origin, Read, Request, Target, Write};
 pub use lock::{Lock, Signal};
-pub use memory::{Kernel, KBox, KVec, Page, Shared};
+pub use memory::{KBox, KVec, Kernel, Page, Shared};
 pub use work::{Event, Worker, WriteQueue};
 
 use super::logic::errno::Errno;
