@@ -1,3 +1,4 @@
+#!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only
 #
 # refusals.sh: what is refused, and what a full or attacked COW file does, on /dev/vda.
