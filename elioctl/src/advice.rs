@@ -52,8 +52,8 @@ const BY_COMMAND: &[(Names, Errno, &str)] = &[
     (
         TO_INCREMENTAL,
         Errno::EINVAL,
-        "see `elioctl info {minor}`: it must be an active snapshot that has not failed; a failed one can only \
-         be destroyed (`elioctl destroy {minor}`)",
+        "see `elioctl info {minor}`: it must be an active snapshot; the C driver also refuses one that has \
+         failed, which can only be destroyed (`elioctl destroy {minor}`)",
     ),
     (
         TO_SNAPSHOT,

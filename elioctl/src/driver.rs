@@ -29,6 +29,7 @@ enum Channel {
 #[derive(Debug)]
 pub struct Driver {
     channel: Channel,
+    remarks: String,
 }
 
 /// What an error met on the way to a driver means.
@@ -65,12 +66,18 @@ impl Driver {
             let source = io::Error::from(io::ErrorKind::InvalidInput);
             return Err(fail(OpenFault::WrongType, source));
         };
-        Ok(Driver { channel })
+        Ok(Driver { channel, remarks: String::new() })
     }
 
     /// Whether this is an emulator.
     pub fn is_emulator(&self) -> bool {
         matches!(self.channel, Channel::Socket(_))
+    }
+
+    /// What an emulator said to its last good answer, such as why a minor is not online, a line each;
+    /// empty where there is nothing to say. A kernel says it in its log.
+    pub fn remarks(&self) -> &str {
+        &self.remarks
     }
 
     /// Sends any request and waits for its answer.
@@ -92,7 +99,10 @@ impl Driver {
         }
         match &mut self.channel {
             Channel::Socket(connection) => match connection.call(&request) {
-                Ok(Response { outcome: Ok(reply), .. }) => Ok(reply),
+                Ok(Response { outcome: Ok(reply), explanation }) => {
+                    self.remarks = explanation;
+                    Ok(reply)
+                }
                 Ok(Response { outcome: Err(errno), explanation }) => {
                     Err(Error::Refused { request: Box::new(request), errno, explanation })
                 }

@@ -503,6 +503,26 @@ fn a_list_that_is_no_json_is_put_together_from_the_minors() {
 }
 
 #[test]
+fn what_the_driver_has_to_say_is_shown_beside_the_answer() {
+    let remarks = "minor 5: /cow: the file was closed in the other mode\nminor 6: \u{1b}[2J";
+    let emulator = Emulator::start(move |request| {
+        let answer = three_devices(request);
+        match request {
+            Request::ListText | Request::Info { .. } => Response { explanation: remarks.into(), ..answer },
+            _ => answer,
+        }
+    });
+    for arguments in [&["list"][..], &["list", "--json"], &["info", "4"]] {
+        let shown = emulator.run(arguments);
+        assert_eq!(shown.code, 0);
+        assert_eq!(
+            shown.stderr, "elioctl: minor 5: /cow: the file was closed in the other mode\nelioctl: minor 6: \\u{1b}[2J\n",
+            "{arguments:?}"
+        );
+    }
+}
+
+#[test]
 fn an_empty_list_says_so() {
     let emulator = Emulator::always(Response::done(Reply::ListText(
         b"{\n\t\"version\": \"0.10.15\",\n\t\"devices\": [\n\n\t]\n}\n".to_vec(),

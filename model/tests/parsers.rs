@@ -87,7 +87,9 @@ proptest! {
     fn records_survive_their_bytes(record in any_record(), seed: u32, other in any::<[u8; 32]>()) {
         let mut block = [other[0]; 4096];
         record.store(&mut block, seed);
-        prop_assert_eq!(Record::parse(&block, seed), Ok(record));
+        // Whatever else is in the other slot may have said that the list is lost.
+        let damage = if other[0] == 0 { None } else { Some(Reason::Damaged) };
+        prop_assert_eq!(Record::parse(&block, seed), Ok(Record { lost: record.lost.or(damage), ..record }));
     }
 
     #[test]
@@ -99,7 +101,13 @@ proptest! {
     }
 
     #[test]
-    fn coarse_sectors_survive_their_bytes(sequence: u64, seed: u32, epoch: u64, number: u64, marks in any::<[u8; 32]>()) {
+    fn coarse_sectors_survive_their_bytes(
+        sequence: u64,
+        seed: u32,
+        epoch: u64,
+        number: u64,
+        marks in any::<[u8; 32]>(),
+    ) {
         let marks = std::array::from_fn(|at| {
             let state = [MarkState::Clean, MarkState::Hot, MarkState::Settled][usize::from(marks[at % 32] % 3)];
             Mark { state, generation: marks[at % 32] / 3 % 64 }.to_byte()
@@ -111,8 +119,13 @@ proptest! {
 
     /// A damaged header block is refused, or it is the file at its last or last but one record.
     #[test]
-    fn a_rotten_header_block_is_never_another_file(geometry in geometry(), seqid in 1u64..9, salt: u64, writes in 1u32..4,
-                                                   rot in proptest::collection::vec(0usize..4096 * 8, 1..4)) {
+    fn a_rotten_header_block_is_never_another_file(
+        geometry in geometry(),
+        seqid in 1u64..9,
+        salt: u64,
+        writes in 1u32..4,
+        rot in proptest::collection::vec(0usize..4096 * 8, 1..4),
+    ) {
         let good = file(geometry, seqid, salt, writes, |_| {});
         let found = examine(&good, geometry, false).unwrap();
         prop_assert_eq!(found.record.sequence, u64::from(writes));
@@ -131,7 +144,8 @@ proptest! {
     fn a_mixture_of_two_files_is_neither(geometry in geometry(), bytes in 1u64..=64 << 20, epochs in (1u64..4, 1u64..4),
                                          salts in (0u64..3, 0u64..3), writes in (1u32..4, 1u32..4), mix in 0u8..8) {
         let other = Geometry::new(bytes).unwrap();
-        let (a, b) = (file(geometry, epochs.0, salts.0, writes.0, |_| {}), file(other, epochs.1, salts.1, writes.1, |_| {}));
+        let a = file(geometry, epochs.0, salts.0, writes.0, |_| {});
+        let b = file(other, epochs.1, salts.1, writes.1, |_| {});
         let mut mixed = a;
         for sector in 0..3 {
             if mix >> sector & 1 == 1 {
@@ -181,7 +195,11 @@ fn what_a_file_is_good_for() {
     let data = geometry.data_block();
 
     assert!(look(&|record| record.snapshot = false, false).is_ok_and(|found| !found.snapshot));
-    assert_eq!(look(&|record| record.snapshot = false, true), Err(Refusal::WrongMode));
+    // A crash leaves the list, and it is given to whoever asks.
+    assert!(look(&|record| record.snapshot = false, true).is_ok_and(|found| !found.snapshot));
+    let closed_without = |record: &mut Record| (record.snapshot, record.closed) = (false, closed(data));
+    assert_eq!(look(&closed_without, true), Err(Refusal::WrongMode));
+    assert!(look(&closed_without, false).is_ok_and(|found| !found.snapshot));
     // A snapshot that a crash ended: the list is there, the image is not.
     assert!(look(&|_| {}, false).is_ok_and(|found| !found.snapshot));
     assert!(look(&|_| {}, true).is_ok_and(|found| !found.snapshot));

@@ -184,7 +184,10 @@ proptest! {
     }
 
     #[test]
-    fn arrays_keep_to_their_capacity(room in 0usize..9, pushes in proptest::collection::vec(any::<Option<u32>>(), 0..30)) {
+    fn arrays_keep_to_their_capacity(
+        room in 0usize..9,
+        pushes in proptest::collection::vec(any::<Option<u32>>(), 0..30),
+    ) {
         let (mut array, mut naive) = (Bounded::with_capacity(room), Vec::new());
         for push in pushes {
             match push {

@@ -65,6 +65,7 @@ impl Bench {
                 image: self.path("image"),
                 witness: Witness::Waived,
                 grow: false,
+                fresh_image: false,
                 dry_run: false,
                 verify: false,
             };

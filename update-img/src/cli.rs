@@ -46,6 +46,10 @@ pub struct Arguments {
     #[arg(long, value_name = "PATH", env = "ELIO_DRIVER", hide_env_values = true, default_value = CONTROL_NODE)]
     driver: PathBuf,
 
+    /// IMAGE was copied in full from the snapshot of COW_FILE since the last run: forget what was noted of it
+    #[arg(long)]
+    fresh_image: bool,
+
     /// Make the image larger if the device is larger than it
     #[arg(long)]
     grow: bool,
@@ -117,6 +121,7 @@ impl Arguments {
             image: self.image.clone(),
             witness,
             grow: self.grow,
+            fresh_image: self.fresh_image,
             dry_run: self.dry_run,
             verify: self.verify,
         }

@@ -228,7 +228,10 @@ impl Error {
             Error::SameFile { .. } => "the order is: snapshot, cow file, image".into(),
             Error::Locked { .. } => "wait for the other program to end".into(),
             Error::ImageState { .. } => {
-                format!("give the older cow files too (--also) if they exist; otherwise {FULL}")
+                format!(
+                    "give the older cow files too (--also) if they exist; if the image was copied in full since, say \
+                     --fresh-image; otherwise {FULL}, with --fresh-image on its first update"
+                )
             }
             Error::Grow { .. } => "make room and run the same command again".into(),
             Error::Nbd { .. } => "check that the server runs and offers that export".into(),

@@ -10,7 +10,8 @@
 //! Caught: a list that begins after the snapshot the image holds or may hold, one that ends before
 //! it, and another series. Not caught, because there is no note: images on block devices, on file
 //! systems without user attributes, copied without them (cp needs --preserve=xattr), written by
-//! other tools, and the first run on a new image.
+//! other tools, and the first run on a new image. A note outlives a full copy that is written over
+//! the image, so the caller can say that there was one.
 
 use crate::change_list::ChangeList;
 use crate::error::{Error, SeriesId};
@@ -110,10 +111,11 @@ pub fn forget(image: &Image) -> io::Result<()> {
     }
 }
 
-/// The note for the time of a run: the image holds blocks of several snapshots.
-pub fn underway(image: &Image, list: &ChangeList) -> Note {
+/// The note for the time of a run: the image holds blocks of several snapshots. `former` is the note it
+/// had, if that is still true.
+pub fn underway(former: Option<Note>, list: &ChangeList) -> Note {
     let to = list.last_seqid.saturating_add(1);
-    let from = match read(image) {
+    let from = match former {
         // An earlier interrupted run may have left blocks older than this list.
         Some(note) if note.series == list.series => note.from,
         // Admitted only because every block is copied; until then it may hold anything.

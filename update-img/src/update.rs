@@ -45,6 +45,8 @@ pub struct Request {
     pub witness: Witness,
     /// Whether the image may be made larger.
     pub grow: bool,
+    /// Whether the image was copied in full since it was noted what it holds.
+    pub fresh_image: bool,
     /// Whether the image is only looked at.
     pub dry_run: bool,
     /// Whether copied blocks are compared afterwards.
@@ -156,7 +158,7 @@ impl Prepared {
         let list = ChangeList::of_chain(&cow_file, &older, geometry)?;
         let image = Image::open(&request.image, !request.dry_run, &others)?;
         let missing_bytes = image.missing(snapshot.bytes(), request.grow)?;
-        if id.is_some() {
+        if id.is_some() && !request.fresh_image {
             journal::check(&image, &list)?;
         }
         Ok(Prepared { request, snapshot, image, list, missing_bytes, id })
@@ -173,7 +175,10 @@ impl Prepared {
             return Ok(Report::default());
         }
         let noted = match &self.id {
-            Some(_) => journal::write(&self.image, &journal::underway(&self.image, &self.list)).map(|_| ()),
+            Some(_) => {
+                let former = journal::read(&self.image).filter(|_| !self.request.fresh_image);
+                journal::write(&self.image, &journal::underway(former, &self.list)).map(|_| ())
+            }
             None => journal::forget(&self.image),
         };
         noted.map_err(|cause| Error::Access {

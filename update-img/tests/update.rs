@@ -25,6 +25,7 @@ fn request(files: &Files) -> Request {
         image: files.image.clone(),
         witness: Witness::NewCowFile(files.new_cow.clone()),
         grow: false,
+        fresh_image: false,
         dry_run: false,
         verify: false,
     }
@@ -177,6 +178,12 @@ fn a_half_updated_image_refuses_the_list_after_the_one_it_needs() {
 
     // An older list would take it back.
     assert!(matches!(update(request(&files)).unwrap_err(), Error::ImageState { .. }));
+
+    // Unless the caller knows that the note is not of this content any more.
+    fs::write(&files.image, files.expected([])).unwrap();
+    assert!(update(Request { fresh_image: true, ..request(&files) }).unwrap().is_success());
+    assert_eq!(files.image_bytes(), files.expected([1, 2]));
+    assert_eq!(note(&files), Some(Note { series, from: 2, to: 2 }));
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod table;
 use arguments::{Arguments, Command};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
+use elioctl::escape::printable;
 use elioctl::request::{Reload, Request, SetupSnapshot, TransitionToSnapshot};
 use elioctl::{Driver, Error, Info};
 use failure::Failure;
@@ -140,18 +141,29 @@ struct Device {
 fn info(driver: &Path, minor: u32, json: bool) -> Result<(), Failure> {
     let mut driver = Driver::open(driver)?;
     let info = driver.info(minor)?;
+    let remarks = driver.remarks().to_owned();
     let status = driver.status(minor)?;
     let device = Device { info, status };
     if json {
         print(format!("{}\n", json::device(&device)).as_bytes())
     } else {
         print(table::details(&device).as_bytes())
+    }?;
+    remark(&remarks);
+    Ok(())
+}
+
+/// What the driver has to say beside its answer.
+fn remark(remarks: &str) {
+    for line in remarks.lines() {
+        eprintln!("elioctl: {}", printable(line.as_bytes()));
     }
 }
 
 fn list(driver: &Path, json: bool) -> Result<(), Failure> {
     let mut driver = Driver::open(driver)?;
     let listing = driver.devices()?;
+    let remarks = driver.remarks().to_owned();
     let mut devices = Vec::new();
     for info in listing.devices {
         let status = match driver.status(info.minor) {
@@ -166,5 +178,7 @@ fn list(driver: &Path, json: bool) -> Result<(), Failure> {
         print(format!("{}\n", json::list(&listing.driver_version, &devices)).as_bytes())
     } else {
         print(table::list(&devices).as_bytes())
-    }
+    }?;
+    remark(&remarks);
+    Ok(())
 }

@@ -2,15 +2,18 @@
 //! Copy-on-write: the old data of blocks on its way from the origin to the copy-on-write file.
 //!
 //! Invariants: copies never overlap and never cross a zone; the blocks in memory are at most `limit`
-//! (one copy may always be there); a copy leaves the pool only when its old data is in the file,
-//! its mapping is in the index and nobody reads it. Positions in the file are given out once,
-//! ascending, below the file's limit.
+//! (those of one zone may always be there); a copy leaves the pool only when its old data is in the
+//! file, its mapping is in the index, nobody reads it, and the bits of its blocks are set: else the
+//! write it was made for would have it made again. Positions in the file are given out once,
+//! ascending, below the file's limit. What a write lacks in a zone is begun all at once or not at
+//! all, and who waits for memory disowns what it has, so that no two writes each hold half of it.
 
 use core::hash::{Hash, Hasher};
 
 use super::errno::Errno;
-use super::geometry::{low_bits, BitRuns, Extent, ZONE_BLOCKS};
+use super::geometry::{low_bits, BitRuns, Extent, ZoneMasks, ZONE_BLOCKS};
 use super::memory::{Buffer, Memory};
+use super::mutant::Mutant;
 use super::slab::{Linked, Queue, Slab, NONE};
 
 /// Where the old data of a copy is.
@@ -41,6 +44,10 @@ pub struct Copy {
     dead: bool,
     /// The environment holds data of it that must be dropped.
     issued: bool,
+    /// Blocks whose bits are not set yet.
+    unset: u64,
+    /// It stands in the queue of those that are to be dropped.
+    dropping: bool,
     waiters: Queue,
     chain: u32,
     next: u32,
@@ -61,6 +68,11 @@ impl Copy {
 
     fn mask(&self) -> u64 {
         low_bits(self.count.into()) << self.shift
+    }
+
+    /// Whether nobody needs its memory.
+    fn is_free(&self) -> bool {
+        self.state == CopyState::Done && self.readers == 0 && (self.unset == 0 || self.dead)
     }
 
     /// Whether the old data is complete in memory or in the file.
@@ -123,8 +135,9 @@ impl<M: Memory> Hash for Copies<M> {
 }
 
 impl<M: Memory> Copies<M> {
-    /// No copies yet. `heads` is full of [`NONE`] and its length a power of two; at most `limit`
-    /// blocks are kept in memory; the file takes the blocks `next_block..end_block`.
+    /// No copies yet. `pool` has room for the runs of a zone, that is 32; `heads` is full of [`NONE`]
+    /// and its length a power of two; at most `limit` blocks are kept in memory; the file takes the
+    /// blocks `next_block..end_block`.
     pub fn new(pool: Slab<M, Copy>, heads: M::Vec<u32>, limit: u64, next_block: u64, end_block: u64) -> Self {
         Copies {
             pool,
@@ -210,15 +223,21 @@ impl<M: Memory> Copies<M> {
         for (at, copy) in self.chain(zone) {
             if copy.mask() & missing != 0 {
                 uncovered &= !copy.mask();
-                if !copy.is_complete() {
+                if !copy.is_complete() && !M::has(Mutant::SecondWriterPasses) {
                     wait = wait.or(Some(at));
                 }
             }
         }
+        let blocks = u64::from(uncovered.count_ones());
+        if uncovered != 0
+            && self.in_memory > 0
+            && (self.in_memory.saturating_add(blocks) > self.limit
+                || BitRuns(uncovered).count() > self.pool.room() as usize)
+        {
+            return Cover::Memory;
+        }
+        self.claim(zone, missing);
         for (shift, count) in BitRuns(uncovered) {
-            if self.in_memory > 0 && self.in_memory.saturating_add(count) > self.limit {
-                return Cover::Memory;
-            }
             match self.start(zone, shift as u8, count as u8) {
                 Ok(at) => wait = wait.or(Some(at)),
                 Err(None) => return Cover::Memory,
@@ -248,6 +267,8 @@ impl<M: Memory> Copies<M> {
             readers: 0,
             dead: false,
             issued: false,
+            unset: low_bits(count.into()) << shift,
+            dropping: false,
             waiters: Queue::new(),
             chain: head,
             next: NONE,
@@ -261,6 +282,64 @@ impl<M: Memory> Copies<M> {
         self.started = self.started.saturating_add(count.into());
         self.reads.push(&mut self.pool, at);
         Ok(at)
+    }
+
+    /// A write is to set the bits `mask` of a zone: what is there for it stays until then.
+    fn claim(&mut self, zone: u64, mask: u64) {
+        let mut at = self.heads.get(self.bucket(zone)).copied().unwrap_or(NONE);
+        while let Some(copy) = self.pool.get_mut(at) {
+            if copy.zone == zone {
+                copy.unset |= copy.mask() & mask;
+            }
+            at = copy.chain;
+        }
+    }
+
+    /// The bits `mask` of a zone are set: no write will ask for these blocks again.
+    pub fn bits_set(&mut self, zone: u64, mask: u64) {
+        let mut at = self.heads.get(self.bucket(zone)).copied().unwrap_or(NONE);
+        while let Some(copy) = self.pool.get_mut(at) {
+            let (here, after) = (at, copy.chain);
+            if copy.zone == zone {
+                copy.unset &= !mask;
+                self.drop_if_free(here);
+            }
+            at = after;
+        }
+    }
+
+    /// A write to `extent` may not come again, or begins anew: nothing is kept for its sake.
+    pub fn disown(&mut self, extent: Extent) {
+        // Whatever is shorter: its zones, or all copies.
+        if extent.count / ZONE_BLOCKS < self.pool.places() as u64 {
+            ZoneMasks::new(extent).for_each(|(zone, mask)| self.disown_zone(zone, mask));
+        } else {
+            for at in 0..self.pool.places() as u32 {
+                if let Some((zone, mask)) = self.pool.get(at).map(|copy| (copy.zone, copy.mask())) {
+                    self.disown_zone(zone, mask);
+                }
+            }
+        }
+    }
+
+    fn disown_zone(&mut self, zone: u64, mask: u64) {
+        let mut at = self.heads.get(self.bucket(zone)).copied().unwrap_or(NONE);
+        while let Some(copy) = self.pool.get_mut(at) {
+            let (here, after) = (at, copy.chain);
+            if copy.zone == zone && copy.mask() & mask != 0 {
+                copy.unset = 0;
+                self.drop_if_free(here);
+            }
+            at = after;
+        }
+    }
+
+    fn drop_if_free(&mut self, at: u32) {
+        let Some(copy) = self.pool.get_mut(at) else { return };
+        if copy.is_free() && !copy.dropping {
+            copy.dropping = true;
+            self.drops.push(&mut self.pool, at);
+        }
     }
 
     /// The pool, for queues of copies that stand elsewhere.
@@ -296,15 +375,19 @@ impl<M: Memory> Copies<M> {
     pub fn unpin(&mut self, at: u32) {
         if let Some(copy) = self.pool.get_mut(at) {
             copy.readers = copy.readers.saturating_sub(1);
-            if copy.readers == 0 && copy.state == CopyState::Done {
-                self.drops.push(&mut self.pool, at);
-            }
         }
+        self.drop_if_free(at);
     }
 
     /// The next thing to do.
     pub fn poll(&mut self) -> Option<Task> {
-        if let Some(at) = self.drops.pop(&mut self.pool) {
+        while let Some(at) = self.drops.pop(&mut self.pool) {
+            let copy = self.pool.get_mut(at)?;
+            copy.dropping = false;
+            // Somebody may have come for it meanwhile; then it is let go by whoever is the last.
+            if !copy.is_free() {
+                continue;
+            }
             self.unchain(at);
             let copy = self.pool.remove(at)?;
             self.in_memory = self.in_memory.saturating_sub(copy.count.into());
@@ -318,7 +401,11 @@ impl<M: Memory> Copies<M> {
         let at = self.stores.pop(&mut self.pool)?;
         let copy = self.pool.get_mut(at)?;
         copy.issued = true;
-        Some(Task::Store(at, copy.extent(), copy.file_block))
+        let task = Task::Store(at, copy.extent(), copy.file_block);
+        if M::has(Mutant::CopyDroppedEarly) {
+            self.finish(at);
+        }
+        Some(task)
     }
 
     /// The origin was read. Returns the held writes that waited for it.
@@ -361,13 +448,9 @@ impl<M: Memory> Copies<M> {
     /// The copy is of no further use: its mapping is in the index, or it was given up.
     pub fn finish(&mut self, at: u32) {
         if let Some(copy) = self.pool.get_mut(at) {
-            if copy.state != CopyState::Done {
-                copy.state = CopyState::Done;
-                if copy.readers == 0 {
-                    self.drops.push(&mut self.pool, at);
-                }
-            }
+            copy.state = CopyState::Done;
         }
+        self.drop_if_free(at);
     }
 
     /// Gives the snapshot up. What is in flight is dropped when it ends; the first reason stays.

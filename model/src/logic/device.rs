@@ -20,7 +20,8 @@ use super::geometry::{Extent, Geometry, ZoneMasks, BLOCK_SHIFT, INDEX_BLOCK, REG
 use super::hold::{Hold, Kind, Write};
 use super::index::{self, Index, Lookup};
 use super::memory::{Block, Memory};
-use super::operation::{Operation, Verify};
+use super::mutant::Mutant;
+use super::operation::{Operation, Progress, Verify};
 use super::slab::{Queue, Slab};
 use super::state::State;
 use super::token::Token;
@@ -314,20 +315,25 @@ impl<M: Memory> Device<M> {
     /// A write arrives that [`Fast::passes`] did not pass.
     pub fn write(&mut self, bio: u64, write: Write) -> Admission {
         let mut hold = Hold::new(bio, write);
-        match self.admit(&mut hold) {
-            Outcome::Go(Release::Submit) => Admission::Submit,
-            Outcome::Go(Release::Complete) => Admission::Complete,
-            Outcome::Wait(_) if write.nowait => Admission::Again,
-            Outcome::Wait(wait) => match self.holds.insert(hold) {
-                Some(at) => {
-                    self.park(at, wait);
-                    Admission::Held
-                }
-                None => {
-                    self.crowded = true;
-                    Admission::Full
-                }
-            },
+        let wait = match self.admit(&mut hold) {
+            Outcome::Go(Release::Submit) => return Admission::Submit,
+            Outcome::Go(Release::Complete) => return Admission::Complete,
+            Outcome::Wait(wait) => wait,
+        };
+        if !write.nowait {
+            if let Some(at) = self.holds.insert(hold) {
+                self.park(at, wait);
+                return Admission::Held;
+            }
+            self.crowded = true;
+        }
+        if let Some(old) = &mut self.old {
+            old.copies.disown(write.extent);
+        }
+        if write.nowait {
+            Admission::Again
+        } else {
+            Admission::Full
         }
     }
 
@@ -395,7 +401,8 @@ impl<M: Memory> Device<M> {
     /// Sees to the blocks `mask` of a zone; their bits are set when nothing stands in the way.
     fn admit_zone(&mut self, zone: u64, mask: u64, keeps_old: bool) -> Option<Wait> {
         let missing = mask & !self.fast.word(zone);
-        if missing == 0 {
+        let ended = M::has(Mutant::OverflowEndsTracking) && self.snapshot_error == Some(Errno::EFBIG);
+        if missing == 0 || ended {
             return None;
         }
         let tracking = self.is_tracking();
@@ -420,15 +427,21 @@ impl<M: Memory> Device<M> {
         let copy = match &mut self.old {
             Some(old) if keeps_old => match old.copies.cover(zone, missing & !zeroed) {
                 Cover::Complete => None,
+                Cover::Wait(_) if M::has(Mutant::ReleasedBeforeRead) => None,
                 Cover::Wait(at) => Some(Wait::Copy(at)),
                 Cover::Memory => Some(Wait::Memory),
             },
             _ => None,
         };
+        let mark = if M::has(Mutant::DataBeforeMark) { None } else { mark };
+        let published = M::has(Mutant::BitBeforeMark) && copy.is_none();
         let wait = copy.or(mark);
-        if wait.is_none() {
+        if wait.is_none() || published {
             let new = self.fast.set(zone, missing);
             self.changed = self.changed.saturating_add(new.into());
+            if let Some(old) = &mut self.old {
+                old.copies.bits_set(zone, missing);
+            }
         }
         self.note_failure();
         wait
@@ -465,10 +478,14 @@ impl<M: Memory> Device<M> {
                 ticket
             }
         };
-        (!epoch.commit.is_redeemed(ticket)).then_some(Wait::Head)
+        let waits = !epoch.commit.is_redeemed(ticket) && !M::has(Mutant::TokenNotAwaited);
+        waits.then_some(Wait::Head)
     }
 
     fn park(&mut self, at: u32, wait: Wait) {
+        if let (Wait::Memory, Some(old), Some(hold)) = (&wait, &mut self.old, self.holds.get(at)) {
+            old.copies.disown(hold.write.extent);
+        }
         let queue = match wait {
             Wait::Gate => Some(&mut self.gate),
             Wait::Memory => Some(&mut self.starved),
@@ -508,6 +525,21 @@ impl<M: Memory> Device<M> {
 
     /// The next thing to do, if any. When it is a `WritePage` its bytes are in `out`.
     pub fn poll(&mut self, out: &mut Block) -> Option<Effect> {
+        loop {
+            if let Some(effect) = self.poll_ready().or_else(|| self.poll_background(out)) {
+                return Some(effect);
+            }
+            match self.poll_operation(out) {
+                Progress::Effect(effect) => return Some(effect),
+                // The step may have made other work, which goes before the next step.
+                Progress::Step => {}
+                Progress::None => return None,
+            }
+        }
+    }
+
+    /// Looks again at the held writes whose cause to wait is over, and tells who was told to come again.
+    fn poll_ready(&mut self) -> Option<Effect> {
         while let Some(at) = self.ready.pop(&mut self.holds) {
             let Some(mut hold) = self.holds.get(at).cloned() else { continue };
             match self.admit(&mut hold) {
@@ -527,15 +559,15 @@ impl<M: Memory> Device<M> {
             self.crowded = false;
             return Some(Effect::Room);
         }
-        if core::mem::take(&mut self.wake_readers) {
-            return Some(Effect::WakeReaders);
-        }
+        core::mem::take(&mut self.wake_readers).then_some(Effect::WakeReaders)
+    }
+
+    fn poll_background(&mut self, out: &mut Block) -> Option<Effect> {
         self.poll_copies()
             .or_else(|| self.poll_epoch(File::Current, out))
             .or_else(|| self.poll_epoch(File::Next, out))
             .or_else(|| self.poll_epoch(File::Former, out))
             .or_else(|| self.poll_index(out))
-            .or_else(|| self.poll_operation(out))
     }
 
     fn poll_copies(&mut self) -> Option<Effect> {
@@ -586,7 +618,7 @@ impl<M: Memory> Device<M> {
         Some(match epoch.tracking.poll(&epoch.fast, seal, out)? {
             tracking::Task::Coarse(number) => {
                 let block = geometry.coarse_block().saturating_add(number);
-                Effect::WritePage { file, page: Page::Coarse(number), block, durable: true }
+                Effect::WritePage { file, page: Page::Coarse(number), block, durable: !M::has(Mutant::MarkWithoutFua) }
             }
             tracking::Task::Fine(number) => {
                 let block = geometry.fine_block().saturating_add(number);
@@ -665,7 +697,7 @@ impl<M: Memory> Device<M> {
             self.lost = Some(reason);
         }
         if let Some(epoch) = &mut self.current {
-            if epoch.record.lost.is_none() {
+            if epoch.record.lost.is_none() && !M::has(Mutant::LossNotRecorded) {
                 epoch.record.lost = Some(reason);
                 epoch.request();
             }
@@ -679,6 +711,12 @@ impl<M: Memory> Device<M> {
         }
         if let Some(epoch) = self.epoch_mut(file) {
             epoch.tracking.flushed(result.is_ok());
+        }
+        // Whatever of the old data and of its index was written before may be gone, and no later flush
+        // would say so.
+        if let (File::Current, Err(errno), Some(old)) = (file, result, &mut self.old) {
+            old.copies.fail(errno);
+            self.note_failure();
         }
     }
 

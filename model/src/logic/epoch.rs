@@ -14,6 +14,7 @@ use super::geometry::{Geometry, BLOCK_SHIFT};
 use super::header::{Header, Uuid};
 use super::identity::Identity;
 use super::memory::{Block, Memory};
+use super::mutant::Mutant;
 use super::record::{Phase, Record};
 use super::region::Region;
 use super::token::Token;
@@ -180,6 +181,15 @@ impl<M: Memory> Epoch<M> {
         self.header.fsize >> BLOCK_SHIFT
     }
 
+    /// The file block that is appended to next. A crash may have kept the closing record and not the
+    /// header that it announced.
+    pub fn fpos(&self) -> u64 {
+        match self.record.closed {
+            Some(closed) if self.record.snapshot => closed.fpos,
+            _ => self.header.fpos,
+        }
+    }
+
     /// Has the record written, as it is when the write begins. Returns the ticket.
     pub fn request(&mut self) -> u64 {
         self.commit.request()
@@ -187,14 +197,17 @@ impl<M: Memory> Epoch<M> {
 
     /// The record announces a header. Once that is durable, [`Epoch::install`] it.
     pub fn announce(&mut self, header: &Header) -> u64 {
-        self.record.former_header_crc = self.header.crc();
-        self.record.header_crc = header.crc();
+        if !M::has(Mutant::HeaderNotAnnounced) {
+            self.record.former_header_crc = self.header.crc();
+            self.record.header_crc = header.crc();
+        }
         self.request()
     }
 
     /// Puts an announced header into the header block. Returns the ticket.
     pub fn install(&mut self, header: Header) -> u64 {
         self.header = header;
+        self.record.header_crc = header.crc();
         put(&mut *self.head, 0, &header.to_bytes());
         self.request()
     }

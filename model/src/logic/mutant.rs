@@ -58,8 +58,6 @@ mutants! {
     CleanBeforeFlush = "clean-before-flush";
     /// The header changes without a record that announces it.
     HeaderNotAnnounced = "header-not-announced";
-    /// Records always go to the same slot.
-    OneSlot = "one-slot";
     /// Whatever block 0 holds is trusted.
     TokenUnchecked = "token-unchecked";
     /// A write of block 0 does not wait for the token.

@@ -14,10 +14,11 @@ use super::effect::{Effect, File, Page, Step};
 use super::epoch::Epoch;
 use super::errno::Errno;
 use super::geometry::{
-    low_bits, ZoneMasks, INDEX_BLOCK, PAGE_ENTRIES, REGION_BLOCKS, REGION_ZONES, SECTOR_SIZE, ZONE_BLOCKS,
+    low_bits, Extent, ZoneMasks, INDEX_BLOCK, PAGE_ENTRIES, REGION_BLOCKS, REGION_ZONES, SECTOR_SIZE, ZONE_BLOCKS,
 };
 use super::header::Header;
 use super::memory::{Block, Memory};
+use super::mutant::Mutant;
 use super::record::{Closed, Phase};
 use super::state::{Event, State};
 use super::token::{self, Token};
@@ -60,6 +61,16 @@ pub(super) enum Operation {
         /// How it ended.
         result: Result<(), Errno>,
     },
+}
+
+/// What a look at the command in progress came to.
+pub(super) enum Progress {
+    /// Something to do.
+    Effect(Effect),
+    /// The command went on by a step.
+    Step,
+    /// It waits, or there is none.
+    None,
 }
 
 /// Steps of taking a snapshot.
@@ -186,16 +197,19 @@ impl<M: Memory> Device<M> {
     }
 
     /// Begins the verification of the file that a reload asked for.
-    pub fn verify(&mut self, found: Found<M>) -> Result<(), Errno> {
+    pub fn verify(&mut self, mut found: Found<M>) -> Result<(), Errno> {
         self.check_idle()?;
         if !self.state.unverified {
             return Err(Errno::EINVAL);
         }
         let accepted = found.epoch.record.token.accepts(&found.block0);
         self.lost = found.epoch.record.lost;
-        if !accepted {
+        if !accepted && !M::has(Mutant::TokenUnchecked) {
             self.lost = self.lost.or(Some(Reason::UntrackedWrites));
         }
+        // Whoever wrote it: from here on it may come back after a power cut, and accuses nobody
+        // once the loss is recorded, which the same write of the record does.
+        found.epoch.record.token.admit(&found.block0);
         self.current = Some(found.epoch);
         self.old = found.old;
         self.operation = Operation::Verify(Verify::Coarse { page: 0, asked: false, digest: 0 });
@@ -263,7 +277,12 @@ impl<M: Memory> Device<M> {
 
     fn shut_gate(&mut self) {
         self.gate_shut = true;
-        self.fast.shut();
+        if !M::has(Mutant::FastPathStaysOpen) {
+            self.fast.shut();
+        }
+        if let Some(old) = &mut self.old {
+            old.copies.disown(Extent { first: 0, count: u64::MAX });
+        }
     }
 
     fn open_gate(&mut self) {
@@ -272,35 +291,26 @@ impl<M: Memory> Device<M> {
         self.ready.append(&mut self.holds, &mut self.gate);
     }
 
-    /// The next effect of the command in progress.
-    pub(super) fn poll_operation(&mut self, out: &mut Block) -> Option<Effect> {
-        loop {
-            let before = self.operation.clone();
-            let effect = match before.clone() {
-                Operation::Idle => return None,
-                Operation::Take(take) => self.poll_take(take, out),
-                Operation::Drop(drop) => self.poll_drop(drop),
-                Operation::Verify(verify) => self.poll_verify(verify),
-                Operation::Close(close) => self.poll_close(close),
-                Operation::Destroy { removing } => self.poll_destroy(removing),
-                Operation::Finished { result } => {
-                    self.operation = Operation::Idle;
-                    return Some(Effect::Done { result });
-                }
-            };
-            if effect.is_some() {
-                return effect;
+    /// Takes one step of the command in progress.
+    pub(super) fn poll_operation(&mut self, out: &mut Block) -> Progress {
+        let before = self.operation.clone();
+        let effect = match before.clone() {
+            Operation::Idle => None,
+            Operation::Take(take) => self.poll_take(take, out),
+            Operation::Drop(drop) => self.poll_drop(drop),
+            Operation::Verify(verify) => self.poll_verify(verify),
+            Operation::Close(close) => self.poll_close(close),
+            Operation::Destroy { removing } => self.poll_destroy(removing),
+            Operation::Finished { result } => {
+                self.operation = Operation::Idle;
+                Some(Effect::Done { result })
             }
-            // A step that was taken may have made other work, which goes before the next step.
-            if self.operation == before || self.has_background_work() {
-                return None;
-            }
+        };
+        match effect {
+            Some(effect) => Progress::Effect(effect),
+            None if self.operation == before => Progress::None,
+            None => Progress::Step,
         }
-    }
-
-    fn has_background_work(&self) -> bool {
-        let epochs = [&self.current, &self.next, &self.former];
-        !self.ready.is_empty() || epochs.into_iter().flatten().any(|epoch| epoch.commit.wants_write())
     }
 
     fn done(&mut self, result: Result<(), Errno>) -> Option<Effect> {
@@ -367,7 +377,8 @@ impl<M: Memory> Device<M> {
                         epoch.record.phase = Phase::Sealed;
                         epoch.request()
                     };
-                    let ticket = self.current.as_mut().map_or(0, seal);
+                    let unsealed = M::has(Mutant::SwitchBeforeSeal);
+                    let ticket = self.current.as_mut().filter(|_| !unsealed).map_or(0, seal);
                     self.operation = go(Take::Seal { ticket });
                     None
                 }
@@ -577,9 +588,10 @@ impl<M: Memory> Device<M> {
                 if page >= geometry.fine_pages() {
                     // From here to the end writes are held: a few pages are written, by nobody else.
                     self.shut_gate();
+                    let fpos = self.current.as_ref()?.fpos();
                     self.take_over();
                     let epoch = self.current.as_mut()?;
-                    let header = Header { clean: false, index_only: !epoch.record.snapshot, ..epoch.header };
+                    let header = Header { clean: false, index_only: !epoch.record.snapshot, fpos, ..epoch.header };
                     Verify::Announce { ticket: epoch.announce(&header), header }
                 } else if self.current.as_ref().is_some_and(|epoch| epoch.tracking.wants_fine(page)) {
                     let block = geometry.fine_block().saturating_add(page);
@@ -604,7 +616,8 @@ impl<M: Memory> Device<M> {
                 Verify::Marks
             }
             Verify::Marks => {
-                if !self.current.as_ref()?.tracking.is_quiet() {
+                // The record, too: it may have to say that a mark failed.
+                if !self.current.as_ref()?.is_quiet() {
                     return None;
                 }
                 let snapshot = self.old.is_some();
@@ -649,7 +662,8 @@ impl<M: Memory> Device<M> {
         self.operation = Operation::Verify(next);
     }
 
-    /// Takes over a coarse page; returns the digest so far.
+    /// Takes over a coarse page; returns the digest so far. Where blocks are reported that nobody wrote,
+    /// nobody knows which were copied: the image is gone.
     fn take_coarse(&mut self, page: u64, result: Result<&Block, Errno>, digest: u32) -> u32 {
         // Not on the stack, which is small in the kernel.
         const UNREADABLE: &Block = &[0; super::memory::BLOCK_SIZE];
@@ -658,12 +672,16 @@ impl<M: Memory> Device<M> {
         let Some(epoch) = &mut self.current else { return digest };
         let seal = epoch.seal();
         let (fast, record) = (&self.fast, &mut epoch.record);
+        let before = record.excess_bytes;
         let mut changed = self.changed;
         epoch.tracking.load_coarse(page, block, seal, |region| {
             changed = changed.saturating_add(set_whole(&**fast, geometry, region));
             record.excess_bytes = record.excess_bytes.saturating_add(geometry.region_bytes(region));
         });
         self.changed = changed;
+        if record.excess_bytes != before {
+            self.old = None;
+        }
         block.chunks_exact(SECTOR_SIZE).fold(digest, |digest, sector| {
             let crc = CoarseSector::stored_crc(&bytes::array(sector, 0));
             crc32c::update(digest, &crc.to_le_bytes())
@@ -683,6 +701,7 @@ impl<M: Memory> Device<M> {
         let Some(epoch) = &mut self.current else { return };
         let seal = epoch.seal();
         let (fast, record) = (&self.fast, &mut epoch.record);
+        let before = record.excess_bytes;
         let mut changed = self.changed;
         epoch.tracking.load_fine(page, block, seal, |region, bits| {
             let Some(bits) = bits else {
@@ -695,11 +714,17 @@ impl<M: Memory> Device<M> {
             let zones = (region.saturating_mul(REGION_ZONES)..).zip(bits.iter().zip(noted));
             for (zone, (bits, noted)) in zones {
                 unknown |= noted & !bits != 0;
-                changed = changed.saturating_add(fast.set(zone, bits & geometry.zone_mask(zone)).into());
+                let new = fast.set(zone, bits & geometry.zone_mask(zone));
+                if !M::has(Mutant::CounterForgets) {
+                    changed = changed.saturating_add(new.into());
+                }
             }
             unknown
         });
         self.changed = changed;
+        if record.excess_bytes != before {
+            self.old = None;
+        }
     }
 
     /// The file is known: from here on it is tracked into.
@@ -707,9 +732,6 @@ impl<M: Memory> Device<M> {
         let geometry = self.geometry;
         let Some(epoch) = &mut self.current else { return };
         let fast = &self.fast;
-        if let (Some(closed), true) = (epoch.record.closed, epoch.record.snapshot) {
-            epoch.header.fpos = closed.fpos;
-        }
         epoch.record.token.extend(&self.noted_token);
         // What was written before its old data could be kept is in no snapshot any more.
         let has_bits = |region| region_bits(&**fast, region).iter().any(|word| *word != 0);
@@ -746,7 +768,6 @@ impl<M: Memory> Device<M> {
             Close::Drain { asked: false } => return self.ask(go(Close::Drain { asked: true }), Step::Drain),
             Close::Old => match &mut self.old {
                 Some(old) if old.copies.failed().is_none() => {
-                    old.index.flush();
                     if !old.copies.is_quiet() || !old.index.is_clean() {
                         return None;
                     }
@@ -761,7 +782,9 @@ impl<M: Memory> Device<M> {
                 if !epoch.tracking.is_quiet() {
                     return None;
                 }
-                if swept || lost {
+                if (swept || lost) && M::has(Mutant::CleanBeforeFlush) {
+                    Close::Token { asked: false }
+                } else if swept || lost {
                     Close::Flush { asked: false }
                 } else {
                     epoch.tracking.sweep(true);
@@ -875,7 +898,12 @@ impl<M: Memory> Device<M> {
                 self.finish(Ok(()));
                 return;
             }
-            (Operation::Close(Close::Drain { asked: true }), _) => Operation::Close(Close::Old),
+            (Operation::Close(Close::Drain { asked: true }), _) => {
+                if let Some(old) = &mut self.old {
+                    old.index.flush();
+                }
+                Operation::Close(Close::Old)
+            }
             (Operation::Destroy { .. }, result) => {
                 self.finish(result);
                 return;
@@ -892,7 +920,9 @@ impl<M: Memory> Device<M> {
                 // In the next file before the current one is sealed: a crash right after the seal
                 // leaves the next file as the one to reload, which must not accuse anybody.
                 if let Some(next) = &mut self.next {
-                    next.record.token = Token::new(&token::hashes(block));
+                    // What it held before may come back, where that was not flushed.
+                    next.record.token = self.current.as_ref().map_or(self.noted_token, |epoch| epoch.record.token);
+                    next.record.token.admit(&token::hashes(block));
                     self.operation = Operation::Take(Take::Trust { ticket: next.request() });
                 }
             }

@@ -2,9 +2,9 @@
 //! The record of a copy-on-write file: the changing part of the header block, in two slots.
 //!
 //! Invariants: record *n* lives in slot *n* mod 2, inside one sector, so whatever a torn write
-//! leaves, the former record or the new one is valid. Layout: doc/STRUCTURE.md, *Record*.
+//! leaves, the former record is valid, and the new one if it is there at all. Layout: doc/STRUCTURE.md, *Record*.
 
-use super::bytes::{array, put, u32_at, u64_at, u8_at};
+use super::bytes::{all_zero, array, put, u32_at, u64_at, u8_at};
 use super::crc32c;
 use super::geometry::SECTOR_SIZE;
 use super::header::Malformed;
@@ -111,13 +111,19 @@ impl Record {
         })
     }
 
-    /// The newest valid record of a header block; `seed` is the file's, see `Identity::seed`.
+    /// The newest valid record of a header block; `seed` is the file's, see `Identity::seed`. A sector
+    /// is written whole or not at all, so a slot that was written and is not valid is damage, and may
+    /// have said that the list is lost.
     pub fn parse(block: &Block, seed: u32) -> Result<Record, Malformed> {
-        match (Record::parse_slot(block, 0, seed), Record::parse_slot(block, 1, seed)) {
-            (Some(even), Some(odd)) => Ok(if even.sequence > odd.sequence { even } else { odd }),
-            (Some(only), None) | (None, Some(only)) => Ok(only),
-            (None, None) => Err(Malformed::Record),
-        }
+        let (only, damaged) = match (Record::parse_slot(block, 0, seed), Record::parse_slot(block, 1, seed)) {
+            (Some(even), Some(odd)) => return Ok(if even.sequence > odd.sequence { even } else { odd }),
+            (Some(only), None) => (only, slot_at(1)),
+            (None, Some(only)) => (only, slot_at(0)),
+            (None, None) => return Err(Malformed::Record),
+        };
+        let unwritten = all_zero(&array::<SECTOR_SIZE>(block, damaged));
+        let damage = if unwritten { None } else { Some(Reason::Damaged) };
+        Ok(Record { lost: only.lost.or(damage), ..only })
     }
 
     /// Writes the record into its slot of a header block; the other slot stays.
@@ -183,6 +189,12 @@ mod tests {
         // Torn: the slot of record 3 is garbage, record 2 is still there.
         block[slot_at(3) + 100] ^= 1;
         assert_eq!(Record::parse(&block, 1), Ok(sample(2)));
+        // Which might have said that the list is lost.
+        let (mut block, mut sound) = (block, sample(2));
+        sound.lost = None;
+        sound.store(&mut block, 1);
+        assert_eq!(Record::parse(&block, 1).map(|record| record.lost), Ok(Some(Reason::Damaged)));
+        sample(2).store(&mut block, 1);
         // Another file's record is nobody's.
         assert_eq!(Record::parse(&block, 2), Err(Malformed::Record));
     }

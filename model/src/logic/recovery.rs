@@ -90,9 +90,9 @@ pub fn examine(block: &Block, geometry: Geometry, snapshot: bool) -> Result<Find
     if record.phase == Phase::Sealed {
         return Err(Refusal::Superseded);
     }
-    // A crash in snapshot mode leaves the list, which may be asked for in either way.
-    let crashed_snapshot = record.snapshot && record.closed.is_none();
-    if record.snapshot != snapshot && !crashed_snapshot {
+    // A crash leaves the list, which may be asked for in either way: who asks does not know whether a
+    // recovery that crashed, too, had already given the image up.
+    if record.snapshot != snapshot && record.closed.is_some() {
         return Err(Refusal::WrongMode);
     }
     Ok(Finding { identity, header, record, snapshot: record.snapshot && record.closed.is_some() })

@@ -86,6 +86,9 @@ impl RegionState {
     }
 }
 
+/// How many generations a mark can tell apart.
+pub const GENERATIONS: u8 = 64;
+
 const STATE_BITS: u16 = 0b111;
 const TOUCHED: u16 = 0b1000;
 const GENERATION_SHIFT: u32 = 8;
@@ -118,6 +121,17 @@ impl Region {
         (self.0 >> GENERATION_SHIFT) as u8
     }
 
+    /// Which write of the fine bits counts after so many more sweeps.
+    pub const fn generation_after(self, sweeps: u8) -> u8 {
+        self.generation().wrapping_add(sweeps) % GENERATIONS
+    }
+
+    /// Uses up so many generations without a sweep.
+    pub fn skip_generations(&mut self, count: u8) {
+        let generation = u16::from(self.generation_after(count));
+        self.0 = (self.0 & 0xff) | (generation << GENERATION_SHIFT);
+    }
+
     /// Whether a bit was asked for since [`Region::rest`].
     pub const fn is_touched(self) -> bool {
         self.0 & TOUCHED != 0
@@ -139,10 +153,7 @@ impl Region {
         self.0 = (self.0 & !STATE_BITS) | state as u16;
         match action {
             Action::Touch => self.note(),
-            Action::Sweep => {
-                let generation = u16::from(self.generation().wrapping_add(1) & 63);
-                self.0 = (self.0 & 0xff) | (generation << GENERATION_SHIFT);
-            }
+            Action::Sweep => self.skip_generations(1),
             _ => {}
         }
     }

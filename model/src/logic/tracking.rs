@@ -18,7 +18,8 @@ use super::geometry::{
     Geometry, COARSE_PAGE_REGIONS, COARSE_SECTOR_REGIONS, FINE_PAGE_REGIONS, REGION_ZONES, SECTOR_SIZE,
 };
 use super::memory::{Block, Buffer, Memory};
-use super::region::{Action, Region, RegionState};
+use super::mutant::Mutant;
+use super::region::{Action, Region, RegionState, GENERATIONS};
 use super::slab::Queue;
 
 /// Most fine pages written at a time.
@@ -144,6 +145,9 @@ impl<M: Memory> Tracking<M> {
             return Touch::Go;
         };
         let before = record.state();
+        if before == RegionState::Settling && M::has(Mutant::SettledWhileTouched) {
+            return Touch::Go;
+        }
         record.apply(Action::Touch);
         match record.state() {
             RegionState::Hot => Touch::Go,
@@ -254,6 +258,9 @@ impl<M: Memory> Tracking<M> {
         if flying > 0 {
             self.sweep = Sweep::Writing { next: page, flying, force, wrote };
             None
+        } else if wrote && M::has(Mutant::SettledBeforeFlush) {
+            self.flushed(true);
+            self.poll(fast, seal, out)
         } else if wrote {
             self.sweep = Sweep::Flushing;
             Some(Task::Flush)
@@ -273,7 +280,11 @@ impl<M: Memory> Tracking<M> {
         let mut any = false;
         for region in self.regions.iter_mut().skip(first).take(count) {
             if region.state() == RegionState::Hot && (force || !region.is_touched()) {
-                region.apply(Action::Sweep);
+                // Round the circle of generations, or a step on it.
+                for _ in 0..if M::has(Mutant::GenerationReused) { 64 } else { 1 } {
+                    region.apply(Action::Cancel);
+                    region.apply(Action::Sweep);
+                }
                 any = true;
             }
             region.rest();
@@ -294,11 +305,23 @@ impl<M: Memory> Tracking<M> {
     pub fn fine_written(&mut self, page: u64, ok: bool) {
         if !ok {
             let (first, count) = Self::fine_regions(page);
-            let regions = self.regions.iter_mut().skip(first).take(count);
-            regions.for_each(|region| region.apply(Action::Cancel));
+            for number in first..first.saturating_add(count) {
+                self.cancel(number as u64);
+            }
         }
         if let Sweep::Writing { flying, .. } = &mut self.sweep {
             *flying = flying.saturating_sub(1);
+        }
+    }
+
+    /// A region's fine bits could not be made durable. Its generation is used up, so the mark is
+    /// written anew: the medium must have the one of which [`Tracking::digest`] tells.
+    fn cancel(&mut self, number: u64) {
+        let Some(region) = self.regions.get_mut(number as usize) else { return };
+        let before = region.state();
+        region.apply(Action::Cancel);
+        if region.state() != before {
+            self.request(number / COARSE_PAGE_REGIONS);
         }
     }
 
@@ -311,7 +334,7 @@ impl<M: Memory> Tracking<M> {
             for region in self.page_regions(page) {
                 if region.state() == RegionState::Settling {
                     region.apply(action);
-                    any |= ok;
+                    any = true;
                 }
             }
             if any {
@@ -339,8 +362,9 @@ impl<M: Memory> Tracking<M> {
                 // A damaged sector is rewritten with its regions hot before anything relies on them.
                 let hot = Mark { state: MarkState::Hot, generation: 0 };
                 let mark = byte.and_then(|byte| Mark::from_byte(*byte)).unwrap_or(hot);
-                *region = Region::from_mark(mark);
-                if mark.state == MarkState::Hot {
+                let forgets = mark.state == MarkState::Hot && M::has(Mutant::RecoveryForgetsHot);
+                *region = Region::from_mark(if forgets { Mark::CLEAN } else { mark });
+                if mark.state == MarkState::Hot && !M::has(Mutant::RecoveryIgnoresMarks) {
                     whole(number);
                 }
             }
@@ -352,10 +376,12 @@ impl<M: Memory> Tracking<M> {
         }
     }
 
-    /// Whether a fine page has a settled region, so that it must be read.
+    /// Whether a fine page must be read: for the bits of settled regions, and for the generations that
+    /// hot ones have used.
     pub fn wants_fine(&self, page: u64) -> bool {
         let (first, count) = Self::fine_regions(page);
-        self.regions.iter().skip(first).take(count).any(|region| region.state() == RegionState::Settled)
+        let wanted = |region: &Region| matches!(region.state(), RegionState::Settled | RegionState::Hot);
+        self.regions.iter().skip(first).take(count).any(wanted)
     }
 
     /// Takes over a fine page found on the medium; `None` if it could not be read. `sink` gets the
@@ -370,12 +396,27 @@ impl<M: Memory> Tracking<M> {
     ) {
         let (first, count) = Self::fine_regions(page);
         for number in first..first.saturating_add(count) {
-            let Some(region) = self.regions.get(number).filter(|region| region.state() == RegionState::Settled) else {
-                continue;
-            };
-            let (number, generation) = (number as u64, region.generation());
-            let bits = bytes.and_then(|page| fine::load(page, seal.seed, seal.epoch, number, generation));
-            if sink(number, bits) {
+            let Some(region) = self.regions.get_mut(number) else { continue };
+            let number = number as u64;
+            let load = |generation| bytes.and_then(|page| fine::load(page, seal.seed, seal.epoch, number, generation));
+            match region.state() {
+                RegionState::Settled => {}
+                // What the next sweep writes must not be mistaken for what any sweep before a crash wrote.
+                RegionState::Hot => {
+                    let used = |steps: &u8| load(region.generation_after(*steps)).is_some();
+                    if let Some(steps) = (1..GENERATIONS).rev().find(used) {
+                        region.skip_generations(steps);
+                        self.request(number / COARSE_PAGE_REGIONS);
+                    }
+                    continue;
+                }
+                _ => continue,
+            }
+            let bits = load(region.generation());
+            // Reported whole, so writes into it ask for no mark any more: it must be hot, lest the
+            // medium's *settled* be believed another time, when it can be read again.
+            let damaged = bits.is_none();
+            if sink(number, bits) || damaged {
                 self.note(number);
             }
         }
@@ -405,7 +446,7 @@ impl<M: Memory> Tracking<M> {
     /// Marks hot, as soon as can be, every region with bits that the medium does not know of.
     pub fn touch_noted(&mut self, has_bits: impl Fn(u64) -> bool) {
         for number in 0..self.geometry.regions() {
-            if self.is_noted(number, &has_bits) {
+            if self.is_noted(number, &has_bits) && !M::has(Mutant::NotedWritesForgotten) {
                 self.touch(number);
             }
         }

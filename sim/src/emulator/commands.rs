@@ -10,6 +10,7 @@ use anyhow::{bail, Context as _};
 use nbd::Address;
 
 use super::daemon::Daemon;
+use super::demo;
 use super::driver::Driver;
 use super::volume::Volume;
 
@@ -18,6 +19,8 @@ use super::volume::Volume;
 pub enum Command {
     /// Run the driver over image files: live volumes and snapshots as NBD exports, commands on a socket
     Serve(Serve),
+    /// Show the whole backup cycle on an ext4 file system that is being written, and prove the result
+    Demo(demo::Arguments),
 }
 
 /// Arguments of `serve`.
@@ -53,6 +56,7 @@ fn named_path(text: &str) -> Result<(String, PathBuf), String> {
 pub fn run(command: Command) -> ExitCode {
     let result = match command {
         Command::Serve(arguments) => serve(arguments),
+        Command::Demo(arguments) => return demo::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -72,16 +76,11 @@ fn serve(arguments: Serve) -> anyhow::Result<()> {
     }
     let mut volumes: Vec<Volume> = Vec::new();
     for (name, image) in arguments.devices {
+        if volumes.iter().any(|other| other.name == name) {
+            bail!("device {name} is given twice");
+        }
         let dir = dirs.remove(&name).with_context(|| format!("device {name} has no --cow-dir {name}=DIR"))?;
         let volume = Volume::open(&name, &image, &dir).with_context(|| format!("device {name}"))?;
-        for other in &volumes {
-            if other.name == name || other.image_path == volume.image_path {
-                bail!("device {name}: the name or the image is given twice");
-            }
-            if other.cow_dir == volume.cow_dir {
-                bail!("devices {} and {name} share the directory {}", other.name, dir.display());
-            }
-        }
         volumes.push(volume);
     }
     if let Some(name) = dirs.keys().next() {

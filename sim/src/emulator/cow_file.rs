@@ -2,8 +2,9 @@
 //! A copy-on-write file in a volume's directory.
 //!
 //! Invariants: the path lies inside the directory that stands for the volume, after every symbolic
-//! link; what the marks and the list need is allocated when the file is made, so that a full disk
-//! can only fail the snapshot's data.
+//! link; what the marks need is allocated when the file is made, so that a full disk never fails the
+//! tracking. The index, which is large, is not: should a full disk keep a finished file's from being
+//! completed, `update-img` reads the marks.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -26,7 +27,12 @@ pub struct CowFile {
 
 /// The error number of an I/O error, for the model.
 pub fn errno(error: &io::Error) -> Errno {
-    error.raw_os_error().and_then(Errno::from_raw).unwrap_or(Errno::EIO)
+    match (error.raw_os_error().and_then(Errno::from_raw), error.kind()) {
+        (Some(errno), _) => errno,
+        // An error that was given a path has lost its number.
+        (None, io::ErrorKind::StorageFull) => Errno::ENOSPC,
+        (None, _) => Errno::EIO,
+    }
 }
 
 /// An error number with words for a person.
@@ -38,6 +44,9 @@ pub fn resolve(root: &Path, path: &Path) -> Result<PathBuf, Refused> {
     let outside =
         || (Errno::EINVAL, format!("{} is not on the volume, whose files are in {}", path.display(), root.display()));
     let refused = |at: &Path, error: io::Error| (errno(&error), format!("{}: {error}", at.display()));
+    if path.as_os_str().is_empty() {
+        return Err((Errno::EINVAL, "the path of the copy-on-write file is empty".into()));
+    }
     let root = root.canonicalize().map_err(|error| refused(root, error))?;
     let name = match path.components().next_back() {
         Some(Component::Normal(name)) => name,
@@ -73,24 +82,24 @@ pub fn resolve(root: &Path, path: &Path) -> Result<PathBuf, Refused> {
 }
 
 impl CowFile {
-    /// Makes the file anew, its metadata allocated and reading as zeroes.
+    /// Makes the file anew, reading as zeroes, its header and marks allocated.
     pub fn create(path: &Path, geometry: Geometry) -> Result<CowFile, Refused> {
-        let make = || -> io::Result<File> {
-            let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
-            match fallocate(&file, FallocateFlags::empty(), 0, geometry.metadata_bytes()) {
-                Ok(()) => {}
-                Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(geometry.metadata_bytes())?,
-                Err(error) => return Err(error.into()),
+        let refused = |error: io::Error| (errno(&error), format!("{}: {error}", path.display()));
+        let options = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).to_owned();
+        let file = options.open(path).map_err(refused)?;
+        let marks = geometry.coarse_block() << BLOCK_SHIFT;
+        let places = [(0, BLOCK_SIZE as u64), (marks, geometry.metadata_bytes() - marks)];
+        let allocated = places.into_iter().try_for_each(|(from, length)| {
+            match fallocate(&file, FallocateFlags::empty(), from, length) {
+                Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(from + length),
+                result => result.map_err(io::Error::from),
             }
-            Ok(file)
-        };
-        match make() {
-            Ok(file) => Ok(CowFile { file, path: path.to_owned() }),
-            Err(error) => {
-                let _ = std::fs::remove_file(path);
-                Err((errno(&error), format!("{}: {error}", path.display())))
-            }
-        }
+        });
+        let file = CowFile { file, path: path.to_owned() };
+        allocated.map(|()| file).map_err(|error| {
+            let _ = std::fs::remove_file(path);
+            refused(error)
+        })
     }
 
     /// Opens a file that is there.

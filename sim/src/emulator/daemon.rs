@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::net::Shutdown;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -38,7 +39,7 @@ impl Daemon {
         let listener = listen(socket)?;
         let server = Server::bind(address).inspect_err(|_| drop(fs::remove_file(socket)))?;
         let driver = Arc::new(driver);
-        let said = driver.restore();
+        let said = driver.restore()?;
         let catalogue: Arc<dyn Catalogue> = driver.clone();
         let disks = server.serve(catalogue)?;
         let control = Control::start(listener, socket, driver.clone())?;
@@ -81,18 +82,21 @@ fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     UnixListener::bind(path).with_context(|| format!("{}: cannot listen", path.display()))
 }
 
+/// Connections, each with its thread.
+type Clients = Vec<(UnixStream, JoinHandle<()>)>;
+
 /// The control socket's threads.
 struct Control {
     path: PathBuf,
     stopping: Arc<AtomicBool>,
     acceptor: JoinHandle<()>,
-    clients: Arc<Mutex<Vec<(UnixStream, JoinHandle<()>)>>>,
+    clients: Arc<Mutex<Clients>>,
 }
 
 impl Control {
     fn start(listener: UnixListener, path: &Path, driver: Arc<Driver>) -> io::Result<Control> {
         let stopping = Arc::new(AtomicBool::new(false));
-        let clients: Arc<Mutex<Vec<(UnixStream, JoinHandle<()>)>>> = Arc::default();
+        let clients: Arc<Mutex<Clients>> = Arc::default();
         let acceptor = std::thread::Builder::new().name("control".into()).spawn({
             let (stopping, clients) = (stopping.clone(), clients.clone());
             move || {
@@ -105,7 +109,9 @@ impl Control {
                     let driver = driver.clone();
                     let thread = std::thread::spawn(move || {
                         // A client that breaks off or talks nonsense only ends its own connection.
-                        let _ = serve_connection(stream, |request| driver.perform(request));
+                        let _ = serve_connection(&stream, |request| driver.perform(request));
+                        // The other end of ours is still open, and its peer would wait for ever.
+                        let _ = stream.shutdown(Shutdown::Both);
                     });
                     let mut clients = clients.lock().unwrap_or_else(PoisonError::into_inner);
                     clients.retain(|(_, thread)| !thread.is_finished());
@@ -124,7 +130,7 @@ impl Control {
         let _ = fs::remove_file(&self.path);
         for (stream, thread) in std::mem::take(&mut *self.clients.lock().unwrap_or_else(PoisonError::into_inner)) {
             // A request that came is still answered.
-            let _ = stream.shutdown(std::net::Shutdown::Read);
+            let _ = stream.shutdown(Shutdown::Read);
             let _ = thread.join();
         }
     }

@@ -5,10 +5,13 @@
 //! the inventory names a file before anything is tracked into it.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use anyhow::{anyhow, bail, Context as _};
 use elioctl::request::{blank_info, Reload, SetupSnapshot, TransitionToSnapshot};
 use elioctl::wire::Response;
 use elioctl::{Reply, Request};
@@ -24,12 +27,12 @@ use model::recovery;
 use model::registry::{check_minor, file_bytes, NewMinor};
 use model::report::{self, Sink};
 use model::state::State;
-use model::token;
+use model::token::{self, Hashes, SECTORS};
 use model::verdict::Verdict;
 use nbd::{Catalogue, Export};
 
 use super::cow_file::{errno, resolve, CowFile, Refused};
-use super::inventory::Inventory;
+use super::inventory::{self, Inventory};
 use super::snapshot::SnapshotExport;
 use super::supplies;
 use super::tracker::{Running, Tracker};
@@ -37,12 +40,17 @@ use super::volume::Volume;
 
 /// Size of a new file, in percent of its device.
 const COW_PERCENTAGE: u64 = 10;
+/// How long a client that has left may take to be noticed, and how often that is looked at.
+const LEAVING: Duration = Duration::from_millis(500);
+const POLL: Duration = Duration::from_millis(5);
 
 /// A minor in use.
 struct Minor {
     volume: Arc<Volume>,
     running: Running,
     inventory: Inventory,
+    /// Block 0 as it was before anything was written that this tracker knows of.
+    block0: Hashes,
     /// Clients of the snapshot's export.
     clients: Arc<AtomicUsize>,
     /// The last thing that went wrong, in words.
@@ -50,6 +58,10 @@ struct Minor {
 }
 
 impl Minor {
+    fn new(volume: Arc<Volume>, running: Running, inventory: Inventory, block0: Hashes) -> Minor {
+        Minor { volume, running, inventory, block0, clients: Arc::default(), notice: String::new() }
+    }
+
     fn tracker(&self) -> &Arc<Tracker> {
         &self.running.tracker
     }
@@ -86,13 +98,28 @@ impl Driver {
         Driver { volumes: volumes.into_iter().map(Arc::new).collect(), minors: Mutex::default() }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Minors> {
+    fn lock(&self) -> MutexGuard<'_, Minors> {
         self.minors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For a command that wants the snapshot's clients gone. That one has just closed its
+    /// connection may not have been noticed yet, so this waits a moment for it.
+    fn lock_closed(&self, minor: u32) -> MutexGuard<'_, Minors> {
+        for _ in 0..LEAVING.as_millis() / POLL.as_millis() {
+            let minors = self.lock();
+            if !minors.used.get(&minor).is_some_and(Minor::is_open) {
+                return minors;
+            }
+            drop(minors);
+            std::thread::sleep(POLL);
+        }
+        self.lock()
     }
 
     /// Carries out a request.
     pub fn perform(&self, request: Request) -> Response {
         let done = |result: Result<(), Refused>| result.map(|()| Reply::Done);
+        let mut explanation = String::new();
         let result = match request {
             Request::SetupSnapshot(setup) => done(self.setup(setup)),
             Request::ReloadSnapshot(reload) => done(self.reload(reload, true)),
@@ -101,27 +128,37 @@ impl Driver {
             Request::TransitionToIncremental { minor } => done(self.to_incremental(minor)),
             Request::TransitionToSnapshot(transition) => done(self.to_snapshot(transition)),
             Request::Reconfigure { cache_bytes, minor } => done(self.reconfigure(minor, cache_bytes)),
-            Request::Info { minor } => self.info(minor).map(|info| Reply::Info(Box::new(info))),
+            Request::Info { minor } => {
+                explanation = self.notices(Some(minor));
+                self.info(minor).map(|info| Reply::Info(Box::new(info)))
+            }
             Request::FreeMinor => self.free_minor().map(Reply::FreeMinor),
             Request::Status { minor, .. } => self.status(minor).map(Reply::Status),
-            Request::ListText => Ok(Reply::ListText(self.list_text())),
+            Request::ListText => {
+                explanation = self.notices(None);
+                Ok(Reply::ListText(self.list_text()))
+            }
             Request::Mount { device, read_only } => done(self.mount(&device, !read_only)),
             Request::Unmount { device } => done(self.mount(&device, false)),
         };
         match result {
-            Ok(reply) => Response::done(reply),
+            Ok(reply) => Response { explanation, ..Response::done(reply) },
             Err((errno, text)) => Response::refused(errno, text),
         }
     }
 
     /// The volume that a path names: `/dev/NAME`, the image's path, or NAME alone.
     fn volume(&self, device: &Path) -> Result<Arc<Volume>, Refused> {
+        if device.as_os_str().is_empty() {
+            return refused(Errno::EINVAL, "the path of the device is empty");
+        }
         let canonical = device.canonicalize().ok();
         let name = device.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let found = self.volumes.iter().find(|volume| match &canonical {
-            Some(path) => volume.image_path == *path,
-            None => volume.name == name,
-        });
+        // The host may have a device of that name, too: it is none of ours.
+        let by_path = self.volumes.iter().find(|volume| canonical.as_ref() == Some(&volume.image_path));
+        let by_name = || self.volumes.iter().find(|volume| volume.name == name);
+        let found =
+            by_path.or_else(|| (canonical.is_none() || device.parent() == Some(Path::new("/dev"))).then(by_name)?);
         match (found, canonical) {
             (Some(volume), _) => Ok(volume.clone()),
             (None, Some(path)) => {
@@ -176,14 +213,33 @@ impl Driver {
         }
     }
 
-    /// A new file for a volume, and the epoch that will live in it.
-    fn new_file(
+    /// Where a new file of a volume may be made.
+    fn place(&self, minors: &Minors, volume: &Volume, path: &Path) -> Result<PathBuf, Refused> {
+        let path = resolve(&volume.cow_dir, path)?;
+        if path.file_name().is_some_and(|name| name == inventory::FILE_NAME) {
+            return refused(Errno::EINVAL, format!("{} is a file of the emulator's own", path.display()));
+        }
+        let Ok(found) = path.metadata() else { return Ok(path) };
+        if let Some(volume) = self.volumes.iter().find(|volume| volume.is_image(&found)) {
+            return refused(Errno::EINVAL, format!("{} is the image of device {}", path.display(), volume.name));
+        }
+        for (number, minor) in &minors.used {
+            let live = minor.volume.cow_dir.join(&minor.inventory.cow_file);
+            if live.metadata().is_ok_and(|live| (live.dev(), live.ino()) == (found.dev(), found.ino())) {
+                let text = format!("{} holds the changes of minor {number}: name another file", path.display());
+                return refused(Errno::EINVAL, text);
+            }
+        }
+        Ok(path)
+    }
+
+    /// The epoch that will live in a new file.
+    fn new_epoch(
         volume: &Volume,
-        path: &Path,
         cow_mib: u64,
         former: Option<u64>,
         series: Option<(u64, [u8; 16])>,
-    ) -> Result<(Arc<CowFile>, Origin), Refused> {
+    ) -> Result<Origin, Refused> {
         let geometry = volume.geometry;
         let bytes = file_bytes(cow_mib, former, geometry, COW_PERCENTAGE)
             .map_err(|errno| (errno, format!("a copy-on-write file of {cow_mib} MiB is larger than any file")))?;
@@ -193,26 +249,26 @@ impl Driver {
             None => (1, supplies::random().map_err(random)?),
         };
         let salt = u64::from_le_bytes(supplies::random().map_err(random)?);
-        let file = Arc::new(CowFile::create(path, geometry)?);
-        Ok((file, Origin { geometry, seqid, uuid, salt, file_bytes: bytes }))
+        Ok(Origin { geometry, seqid, uuid, salt, file_bytes: bytes })
     }
 
     fn setup(&self, setup: SetupSnapshot) -> Result<(), Refused> {
         let mut minors = self.lock();
         let volume = self.check_new(&minors, setup.minor, &setup.block_device, true)?;
-        let path = resolve(&volume.cow_dir, &setup.cow_file)?;
-        let (file, origin) = Self::new_file(&volume, &path, setup.cow_mib, None, None)?;
+        let path = self.place(&minors, &volume, &setup.cow_file)?;
+        let origin = Self::new_epoch(&volume, setup.cow_mib, None, None)?;
         let relative = path.strip_prefix(&volume.cow_dir).unwrap_or(&path).to_owned();
-        let inventory = Inventory::new(setup.minor, setup.block_device, relative, setup.cache_bytes, true);
+        let mut inventory = Inventory::new(setup.minor, setup.block_device, relative, setup.cache_bytes, true);
+        inventory.series = Some(origin.uuid);
+        store(&inventory, &volume)?;
         let undo = |error: Refused| {
-            let _ = file.remove();
             let _ = Inventory::remove(&volume.cow_dir);
-            volume.set_tracker(None);
             Err(error)
         };
-        if let Err(error) = inventory.store(&volume.cow_dir) {
-            return undo((errno(&error), format!("{}: {error}", volume.cow_dir.display())));
-        }
+        let file = match CowFile::create(&path, volume.geometry) {
+            Ok(file) => Arc::new(file),
+            Err(error) => return undo(error),
+        };
         let state = State { snapshot: false, active: true, unverified: false };
         let mut device = supplies::device(volume.geometry, state);
         device.set_cache_bytes(setup.cache_bytes);
@@ -220,40 +276,42 @@ impl Driver {
         volume.set_tracker(Some(running.tracker.clone()));
         let result = running.tracker.command(Some((File::Next, file.clone())), |device| take(device, origin));
         if let Err(errno) = result {
+            let _ = file.remove();
+            volume.set_tracker(None);
             return undo((errno, format!("{}: the snapshot could not be taken", path.display())));
         }
-        let minor = Minor { volume, running, inventory, clients: Arc::default(), notice: String::new() };
-        minors.used.insert(setup.minor, minor);
+        minors.used.insert(setup.minor, Minor::new(volume, running, inventory, [0; SECTORS]));
         Ok(())
     }
 
     fn to_snapshot(&self, transition: TransitionToSnapshot) -> Result<(), Refused> {
-        let mut minors = self.lock();
+        let mut minors = self.lock_closed(transition.minor);
         let minor = self.check_used(&mut minors, transition.minor, true)?;
         let state = minor.with(|device| device.state());
         if state.snapshot || !state.active || state.unverified {
             return refused(Errno::EINVAL, format!("minor {} is in state {}", transition.minor, state.text()));
         }
         let volume = minor.volume.clone();
-        let path = resolve(&volume.cow_dir, &transition.cow_file)?;
-        let current = volume.cow_dir.join(&minor.inventory.cow_file);
-        if path == current {
-            return refused(Errno::EINVAL, format!("{} holds the changes so far: name another file", path.display()));
-        }
+        let path = self.place(&minors, &volume, &transition.cow_file)?;
+        let minor = self.check_used(&mut minors, transition.minor, true)?;
         let Some((former, series)) = minor.with(|device| {
             let header = device.epoch()?.header;
             Some((header.fsize, (header.seqid, header.uuid)))
         }) else {
             return refused(Errno::EINVAL, "nothing is tracked");
         };
-        let (file, origin) = Self::new_file(&volume, &path, transition.cow_mib, Some(former), Some(series))?;
+        let origin = Self::new_epoch(&volume, transition.cow_mib, Some(former), Some(series))?;
         let relative = path.strip_prefix(&volume.cow_dir).unwrap_or(&path).to_owned();
         let mut announced = minor.inventory.clone();
         announced.next_cow_file = Some(relative.clone());
-        if let Err(error) = announced.store(&volume.cow_dir) {
-            let _ = file.remove();
-            return refused(errno(&error), format!("{}: {error}", volume.cow_dir.display()));
-        }
+        store(&announced, &volume)?;
+        let file = match CowFile::create(&path, volume.geometry) {
+            Ok(file) => Arc::new(file),
+            Err(error) => {
+                self.save(minor);
+                return Err(error);
+            }
+        };
         let result = minor.tracker().command(Some((File::Next, file)), |device| take(device, origin));
         // Whether or not the former file could be completed, the switch may have happened.
         let switched = minor.with(|device| device.epoch().map(|epoch| epoch.header.seqid)) == Some(origin.seqid);
@@ -281,21 +339,22 @@ impl Driver {
     }
 
     fn to_incremental(&self, minor: u32) -> Result<(), Refused> {
-        let mut minors = self.lock();
+        let mut minors = self.lock_closed(minor);
         let used = self.check_used(&mut minors, minor, true)?;
         let state = used.with(|device| device.state());
         if !state.snapshot || !state.active || state.unverified {
             return refused(Errno::EINVAL, format!("minor {minor} is in state {}", state.text()));
         }
         let result = used.tracker().command(None, |device| device.drop_snapshot());
+        used.tracker().forget_previous();
         used.inventory.snapshot = false;
         self.save(used);
         result.map_err(|errno| (errno, "the header could not be written".to_owned()))
     }
 
     fn reconfigure(&self, minor: u32, cache_bytes: u64) -> Result<(), Refused> {
-        let mut minors = self.lock();
-        let used = self.check_used(&mut minors, minor, false)?;
+        let mut minors = self.lock_closed(minor);
+        let used = self.check_used(&mut minors, minor, true)?;
         if used.with(|device| device.error()).is_some() {
             return refused(Errno::EINVAL, format!("minor {minor} has failed"));
         }
@@ -306,7 +365,7 @@ impl Driver {
     }
 
     fn destroy(&self, minor: u32) -> Result<(), Refused> {
-        let mut minors = self.lock();
+        let mut minors = self.lock_closed(minor);
         let used = self.check_used(&mut minors, minor, true)?;
         let result = used.tracker().command(None, |device| device.destroy());
         used.volume.set_tracker(None);
@@ -322,22 +381,19 @@ impl Driver {
         // Relative to the mount point, with or without a leading slash.
         let cow_file = reload.cow_file.strip_prefix("/").unwrap_or(&reload.cow_file).to_owned();
         let inventory = Inventory::new(reload.minor, reload.block_device, cow_file, reload.cache_bytes, snapshot);
-        if let Err(error) = inventory.store(&volume.cow_dir) {
-            return refused(errno(&error), format!("{}: {error}", volume.cow_dir.display()));
-        }
-        self.expect(&mut minors, volume, inventory);
-        Ok(())
+        store(&inventory, &volume)?;
+        self.expect(&mut minors, volume, inventory)
     }
 
     /// A tracker that waits for its volume to be mounted.
-    fn expect(&self, minors: &mut Minors, volume: Arc<Volume>, inventory: Inventory) {
+    fn expect(&self, minors: &mut Minors, volume: Arc<Volume>, inventory: Inventory) -> Result<(), Refused> {
         let mut device = supplies::device(volume.geometry, State::unverified(inventory.snapshot));
         device.set_cache_bytes(inventory.cache_bytes);
         let running = Running::start(device, volume.image.clone());
-        volume.set_tracker(Some(running.tracker.clone()));
-        let number = inventory.minor;
-        let minor = Minor { volume, running, inventory, clients: Arc::default(), notice: String::new() };
-        minors.used.insert(number, minor);
+        let unreadable = |error| (errno(&error), format!("{}: {error}", volume.image_path.display()));
+        let block0 = volume.expect(running.tracker.clone()).map_err(unreadable)?;
+        minors.used.insert(inventory.minor, Minor::new(volume, running, inventory, block0));
+        Ok(())
     }
 
     fn mount(&self, device: &Path, mounted: bool) -> Result<(), Refused> {
@@ -351,17 +407,18 @@ impl Driver {
             return Ok(());
         };
         if mounted && minor.with(|device| device.state().unverified && device.error().is_none()) {
-            self.verify(minor);
+            self.verify(minor, false);
         } else {
             minor.with(|device| device.mounted(mounted));
         }
         Ok(())
     }
 
-    /// The volume of an expected minor is there: finds its file.
-    fn verify(&self, minor: &mut Minor) {
+    /// The volume of an expected minor is there: finds its file. At a restart nobody asked for a
+    /// mode, so the file's counts.
+    fn verify(&self, minor: &mut Minor, restart: bool) {
         let dir = minor.volume.cow_dir.clone();
-        let mut refusal = self.verify_file(minor, &dir.join(&minor.inventory.cow_file));
+        let mut refusal = self.verify_file(minor, &dir.join(&minor.inventory.cow_file), restart);
         let next = minor.inventory.next_cow_file.take();
         if let Some(next) = next {
             match &refusal {
@@ -370,7 +427,7 @@ impl Driver {
                     minor.inventory.cow_file = next;
                     minor.inventory.snapshot = true;
                     let path = dir.join(&minor.inventory.cow_file);
-                    refusal = self.verify_file(minor, &path);
+                    refusal = self.verify_file(minor, &path, restart);
                 }
                 // It had not; what was prepared is of no use.
                 Ok(()) => drop(std::fs::remove_file(dir.join(next))),
@@ -384,28 +441,41 @@ impl Driver {
                     minor.notice = "the snapshot's image did not survive; its change list did".into();
                 }
                 minor.inventory.snapshot = now.snapshot;
+                minor.inventory.untracked = false;
+                minor.inventory.series = minor.with(|device| Some(device.epoch()?.header.uuid));
                 self.save(minor);
             }
             Err((errno, text)) => {
                 minor.with(|device| device.refuse(errno));
                 minor.notice = text;
+                // Whatever is written from now on is in no file.
+                minor.inventory.untracked = true;
+                if let Err(error) = minor.inventory.store(&dir) {
+                    minor.notice += &format!("; {}: {error}", dir.display());
+                }
             }
         }
     }
 
-    fn verify_file(&self, minor: &Minor, path: &Path) -> Result<(), Refused> {
+    fn verify_file(&self, minor: &Minor, path: &Path, restart: bool) -> Result<(), Refused> {
         let path = resolve(&minor.volume.cow_dir, path)?;
         let file = Arc::new(CowFile::open(&path)?);
         let mut head = page();
         let unreadable = |errno: Errno| (errno, format!("{}: the header cannot be read", path.display()));
         file.read(0, &mut head).map_err(|errno| unreadable(if errno == Errno::EIO { Errno::EINVAL } else { errno }))?;
         let geometry = minor.volume.geometry;
-        let wants = minor.with(|device| device.state().snapshot) || minor.inventory.snapshot;
-        let finding = recovery::examine(&head, geometry, wants)
-            .map_err(|refusal| (refusal.errno(), format!("{}: {}", path.display(), refusal.text())))?;
-        let mut block0 = page();
-        let inside = minor.volume.image.size().min(block0.len() as u64) as usize;
-        minor.volume.image.read(0, &mut block0[..inside]).map_err(|error| (errno(&error), error.to_string()))?;
+        let wants = minor.inventory.snapshot;
+        let finding = match recovery::examine(&head, geometry, wants) {
+            Err(recovery::Refusal::WrongMode) if restart => recovery::examine(&head, geometry, !wants),
+            finding => finding,
+        };
+        let finding =
+            finding.map_err(|refusal| (refusal.errno(), format!("{}: {}", path.display(), refusal.text())))?;
+        if minor.inventory.series.is_some_and(|series| series != finding.header.uuid) {
+            return refused(Errno::EINVAL, format!("{}: the file is of another series", path.display()));
+        }
+        // No token accepts the first one.
+        let block0 = if minor.inventory.untracked { [token::UNTOUCHED; SECTORS] } else { minor.block0 };
         let old = finding.snapshot.then(|| {
             let next = finding.record.closed.map_or(finding.header.fpos, |closed| closed.fpos);
             let cache = minor.with(|device| device.cache_bytes());
@@ -413,36 +483,36 @@ impl Driver {
         });
         let result = minor.tracker().command(Some((File::Current, file)), |device| {
             let epoch = supplies::found_epoch(&head, finding, device);
-            device.verify(Found { epoch, old, block0: token::hashes(&block0) })
+            device.verify(Found { epoch, old, block0 })
         });
         result.map_err(|errno| (errno, format!("{}: the file could not be written to", path.display())))
     }
 
     /// Finds everything again that was there when the emulator was last stopped, in order or not.
-    /// Returns what there is to say about each minor.
-    pub fn restore(&self) -> Vec<String> {
+    /// Returns what there is to say about each minor. An error means that a volume cannot be tracked
+    /// as it was: none may be served then, because what is written would be in no list.
+    pub fn restore(&self) -> anyhow::Result<Vec<String>> {
+        // Nothing of a file is changed before all of them are known.
+        let mut found: BTreeMap<u32, (&Arc<Volume>, Inventory)> = BTreeMap::new();
+        for volume in &self.volumes {
+            let inventory = Inventory::load(&volume.cow_dir).with_context(|| format!("device {}", volume.name))?;
+            let Some(inventory) = inventory else { continue };
+            let number = inventory.minor;
+            if let Some((other, _)) = found.get(&number) {
+                bail!("devices {} and {} are both minor {number}: serve them apart", other.name, volume.name);
+            }
+            if number >= abi::DEFAULT_MAX_DEVICES {
+                bail!("device {}: minor {number} is out of range", volume.name);
+            }
+            found.insert(number, (volume, inventory));
+        }
         let mut said = Vec::new();
         let mut minors = self.lock();
-        for volume in &self.volumes {
-            let inventory = match Inventory::load(&volume.cow_dir) {
-                Ok(Some(inventory)) => inventory,
-                Ok(None) => continue,
-                Err(error) => {
-                    said.push(format!("device {}: {error}", volume.name));
-                    continue;
-                }
-            };
-            let number = inventory.minor;
-            if minors.used.contains_key(&number) || number >= abi::DEFAULT_MAX_DEVICES {
-                said.push(format!(
-                    "device {}: minor {number} is taken or out of range, it is left untracked",
-                    volume.name
-                ));
-                continue;
-            }
-            self.expect(&mut minors, volume.clone(), inventory);
+        for (number, (volume, inventory)) in found {
+            self.expect(&mut minors, volume.clone(), inventory)
+                .map_err(|(_, text)| anyhow!("device {}: {text}", volume.name))?;
             if let Some(minor) = minors.used.get_mut(&number) {
-                self.verify(minor);
+                self.verify(minor, true);
                 let (state, error, verdict) = minor.with(|device| (device.state(), device.error(), device.verdict()));
                 let worth = match (error, verdict) {
                     (Some(_), _) => "not online".into(),
@@ -456,14 +526,19 @@ impl Driver {
                 said.push(format!("minor {number}: device {}, {}, {worth}{notice}", volume.name, state.text()));
             }
         }
-        said
+        Ok(said)
     }
 
     /// Closes every minor in order. The volumes must not be served any more.
     pub fn close(&self) -> Vec<String> {
         let mut said = Vec::new();
         let minors = std::mem::take(&mut self.lock().used);
-        for (number, minor) in minors {
+        for (number, mut minor) in minors {
+            if minor.inventory.untracked && minor.with(|device| device.changed_blocks()) == 0 {
+                minor.inventory.untracked = false;
+                // Should that fail, the list is every block when the file is back.
+                let _ = minor.inventory.store(&minor.volume.cow_dir);
+            }
             if let Err(errno) = minor.tracker().command(None, |device| device.close()) {
                 said.push(format!("minor {number} could not be closed in order: {}", errno.text()));
             }
@@ -546,6 +621,16 @@ impl Driver {
         }))
     }
 
+    /// What there is to say about one minor or all, as the kernel's log would.
+    fn notices(&self, only: Option<u32>) -> String {
+        let minors = self.lock();
+        let noticed = minors
+            .used
+            .iter()
+            .filter(|(number, minor)| only.is_none_or(|only| **number == only) && !minor.notice.is_empty());
+        noticed.map(|(number, minor)| format!("minor {number}: {}", minor.notice)).collect::<Vec<_>>().join("\n")
+    }
+
     fn list_text(&self) -> Vec<u8> {
         struct Text(Vec<u8>);
         impl Sink for Text {
@@ -577,6 +662,12 @@ impl Driver {
         report::write(&mut text, devices);
         text.0
     }
+}
+
+/// Replaces the inventory of a volume.
+fn store(inventory: &Inventory, volume: &Volume) -> Result<(), Refused> {
+    let refused = |error| (errno(&error), format!("{}: {error}", volume.cow_dir.display()));
+    inventory.store(&volume.cow_dir).map_err(refused)
 }
 
 /// Begins a snapshot into a new file.
@@ -611,10 +702,10 @@ impl Catalogue for Driver {
     }
 
     fn open(&self, name: &str) -> Option<Arc<dyn Export>> {
-        let minors = self.lock();
         if let Some(volume) = self.volumes.iter().find(|volume| volume.name == name) {
             return Some(volume.clone());
         }
+        let minors = self.lock();
         let number: u32 = name.strip_prefix("elastio-snap")?.parse().ok()?;
         let minor = minors.used.get(&number)?;
         if !minor.with(|device| device.state().snapshot && !device.state().unverified) {

@@ -31,12 +31,28 @@ pub struct Inventory {
     pub cache_bytes: u64,
     /// It was in snapshot mode.
     pub snapshot: bool,
+    /// It may have been written to while its file could not be used, so that the file does not know.
+    #[serde(default)]
+    pub untracked: bool,
+    /// The series that the file must be of, once it is known.
+    #[serde(default)]
+    pub series: Option<[u8; 16]>,
 }
 
 impl Inventory {
     /// A new entry.
     pub fn new(minor: u32, block_device: PathBuf, cow_file: PathBuf, cache_bytes: u64, snapshot: bool) -> Inventory {
-        Inventory { version: VERSION, minor, block_device, cow_file, next_cow_file: None, cache_bytes, snapshot }
+        Inventory {
+            version: VERSION,
+            minor,
+            block_device,
+            cow_file,
+            next_cow_file: None,
+            cache_bytes,
+            snapshot,
+            untracked: false,
+            series: None,
+        }
     }
 
     /// Reads the entry of a volume, if it has one.

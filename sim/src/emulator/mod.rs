@@ -10,6 +10,7 @@
 pub mod commands;
 pub mod cow_file;
 pub mod daemon;
+pub mod demo;
 pub mod driver;
 pub mod inflight;
 pub mod inventory;

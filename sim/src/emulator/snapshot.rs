@@ -82,7 +82,7 @@ impl Export for SnapshotExport {
         // A hole of the origin is one of the snapshot only where nothing was written since; what
         // the origin was is asked before the bits, which are never taken back.
         let origin = self.image.block_status(context, offset, len)?;
-        let bits = self.tracker.bits();
+        let Some(bits) = self.tracker.bits() else { return Ok(vec![Extent { length: len, flags: 0 }]) };
         let mut found = Vec::new();
         let mut at = offset;
         for extent in origin {

@@ -20,6 +20,7 @@ use model::geometry::{Extent, BLOCK_SHIFT};
 use model::heap::{page, Heap};
 use model::hold::Write;
 use model::memory::{Block, BLOCK_SIZE};
+use model::verdict::Verdict;
 use nbd::{Export, FileExport};
 
 use super::cow_file::{errno, CowFile};
@@ -377,14 +378,16 @@ impl Tracker {
         }
     }
 
-    /// The file that is tracked into.
-    pub fn current_file(&self) -> Option<Arc<CowFile>> {
-        self.lock().files.current.clone()
+    /// The bits as they are now; `None` if every block counts as changed.
+    pub fn bits(&self) -> Option<Arc<Fast<Heap>>> {
+        let inner = self.lock();
+        let known = !inner.device.state().unverified && !matches!(inner.device.verdict(), Verdict::Lost(_));
+        known.then(|| inner.device.fast())
     }
 
-    /// The bits as they are now.
-    pub fn bits(&self) -> Arc<Fast<Heap>> {
-        self.fast.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Forgets what changed before the snapshot, which is over.
+    pub fn forget_previous(&self) {
+        self.lock().previous = None;
     }
 
     /// What changed between the former snapshot and this one; `None` if that is everything.
@@ -481,4 +484,61 @@ impl Tracker {
 /// The bytes of an extent that lie between `at` and `end`.
 fn span(extent: Extent, at: u64, end: u64) -> (u64, u64) {
     ((extent.first << BLOCK_SHIFT).max(at), (extent.end() << BLOCK_SHIFT).min(end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::emulator::supplies;
+    use model::device::DEFAULT_CACHE_BYTES;
+    use model::epoch::Origin;
+    use model::geometry::Geometry;
+    use model::hold::Kind;
+    use model::state::State;
+    use model::token::{SECTORS, UNTOUCHED};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc::channel;
+
+    /// A write that was let through belongs to the time before the snapshot, however long it takes.
+    #[test]
+    fn a_snapshot_waits_for_the_writes_that_were_let_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = tempfile::tempfile().unwrap();
+        image.set_len(1 << 20).unwrap();
+        let geometry = Geometry::new(1 << 20).unwrap();
+        let state = State { snapshot: false, active: true, unverified: false };
+        let image = Arc::new(FileExport::new(image, false).unwrap());
+        let running = Running::start(supplies::device(geometry, state), image);
+        let tracker = &running.tracker;
+        let file = Arc::new(CowFile::create(&dir.path().join("cow"), geometry).unwrap());
+        let origin = Origin { geometry, seqid: 1, uuid: [7; 16], salt: 7, file_bytes: 1 << 20 };
+        let old = supplies::old(geometry, DEFAULT_CACHE_BYTES, geometry.data_block(), 256);
+        let taken = AtomicBool::new(false);
+        let ((begun, has_begun), (end, may_end)) = (channel(), channel());
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let extent = Extent { first: 5, count: 1 };
+                let write = Write { extent, kind: Kind::Change, nowait: false, block0: [UNTOUCHED; SECTORS] };
+                let submit = || {
+                    begun.send(()).unwrap();
+                    may_end.recv().unwrap();
+                    Ok(())
+                };
+                tracker.write(write, submit).unwrap();
+            });
+            has_begun.recv().unwrap();
+            let taken = &taken;
+            scope.spawn(move || {
+                let epoch = supplies::new_epoch(origin);
+                tracker.command(Some((File::Next, file)), |device| device.take_snapshot(epoch, old)).unwrap();
+                taken.store(true, Ordering::SeqCst);
+            });
+            // Long enough for a snapshot that does not wait; one that does is never late.
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            let early = taken.load(Ordering::SeqCst);
+            end.send(()).unwrap();
+            assert!(!early, "the snapshot did not wait");
+        });
+        assert!(taken.load(Ordering::SeqCst));
+    }
 }

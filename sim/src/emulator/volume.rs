@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! A volume: an image file served as a writable disk, tracked or not.
 //!
-//! Invariant: every change of the image goes through the tracker while there is one. Writes that
-//! reach block 0 come one after another, so that the hash of what they make of it is right.
+//! Invariants: every change of the image goes through the tracker while there is one. Writes that
+//! reach block 0 come one after another, so that the hash of what they make of it is right. Nobody
+//! else serves the same image or the same directory.
 
+use std::fs::{File, Metadata};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use model::geometry::{Geometry, BLOCK_SHIFT, SECTOR_SIZE};
+use model::heap::page;
 use model::hold::{Kind, Write};
-use model::memory::BLOCK_SIZE;
+use model::memory::{Block, BLOCK_SIZE};
 use model::token::{self, Hashes, SECTORS, UNKNOWN, UNTOUCHED};
 use nbd::{Export, Extent, FileExport};
 
@@ -37,6 +41,20 @@ pub struct Volume {
     pub geometry: Geometry,
     tracker: RwLock<Option<Arc<Tracker>>>,
     block0: Mutex<()>,
+    /// Locked for as long as the volume is open.
+    _locked: [File; 2],
+}
+
+/// Opens a file or directory so that no other emulator can.
+fn lock(path: &Path) -> io::Result<File> {
+    let file = File::open(path)?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(io::Error::new(io::ErrorKind::ResourceBusy, "an emulator serves it already, or it is given twice"))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 impl Volume {
@@ -54,6 +72,10 @@ impl Volume {
         if !cow_dir.is_dir() {
             return Err(invalid(format!("{}: not a directory", cow_dir.display())));
         }
+        let locked = [
+            lock(&image_path).map_err(|error| named(image, error))?,
+            lock(&cow_dir).map_err(|error| named(&cow_dir, error))?,
+        ];
         let file = FileExport::open(&image_path, false).map_err(|error| named(image, error))?;
         let geometry =
             Geometry::new(file.size()).ok_or_else(|| invalid(format!("{}: the image is empty", image.display())))?;
@@ -65,7 +87,13 @@ impl Volume {
             geometry,
             tracker: RwLock::new(None),
             block0: Mutex::new(()),
+            _locked: locked,
         })
+    }
+
+    /// Whether a file is the volume's image, by whatever name.
+    pub fn is_image(&self, file: &Metadata) -> bool {
+        self.image_path.metadata().is_ok_and(|image| (image.dev(), image.ino()) == (file.dev(), file.ino()))
     }
 
     /// Begins or ends tracking. Only while no write is on its way: the caller serves no writer yet,
@@ -78,6 +106,23 @@ impl Volume {
     /// What tracks it.
     pub fn tracker(&self) -> Option<Arc<Tracker>> {
         self.tracker.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Begins tracking by a tracker that does not know its file yet. The hashes of block 0 are
+    /// those from before the first write that it notes.
+    pub fn expect(&self, tracker: Arc<Tracker>) -> io::Result<Hashes> {
+        let _alone = self.block0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut block = page();
+        self.read_block0(&mut block)?;
+        self.set_tracker(Some(tracker));
+        Ok(token::hashes(&block))
+    }
+
+    /// Reads block 0; beyond the end of the image are zeroes. Returns how much is inside.
+    fn read_block0(&self, block: &mut Block) -> io::Result<usize> {
+        let inside = self.image.size().min(BLOCK_SIZE as u64) as usize;
+        self.image.read(0, &mut block[..inside])?;
+        Ok(inside)
     }
 
     fn change(
@@ -99,8 +144,7 @@ impl Volume {
     /// What a write makes of each sector of block 0; no `data` is zeroes.
     fn hashes(&self, offset: u64, len: u64, kind: Kind, data: Option<&[u8]>) -> io::Result<Hashes> {
         let mut block = [0; BLOCK_SIZE];
-        let inside = self.image.size().min(BLOCK_SIZE as u64) as usize;
-        self.image.read(0, &mut block[..inside])?;
+        let inside = self.read_block0(&mut block)?;
         let end = (offset + len).min(inside as u64) as usize;
         let start = offset as usize;
         match data {
@@ -161,7 +205,7 @@ impl Export for Volume {
         if context == ALLOCATION {
             return self.image.block_status(context, offset, len);
         }
-        let bits = self.tracker().map(|tracker| tracker.bits());
+        let bits = self.tracker().and_then(|tracker| tracker.bits());
         Ok(extents(offset, len, |block| u32::from(bits.as_ref().is_none_or(|bits| bits.contains(block)))))
     }
 }

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The ledger of known bugs: each one switched on, each must be caught.
+//!
+//! Invariant: a bug of the model is switched on inside the model (`model::mutant`), a bug of an
+//! environment in `world.rs`; no check knows of either. A scenario that catches a bug passes without
+//! it, which is tested, too.
+
+use std::time::Instant;
+
+use model::bytes::{put, u64_at};
+use model::header::Malformed;
+use model::identity::Identity;
+use model::memory::Block;
+use model::mutant::Mutant;
+use model::record::{Phase, Record};
+
+use super::choice::{Recorder, Seeded};
+use super::scenario::{Command, Faults, Op, Scenario, SCHEMA};
+use super::tape::Recording;
+use super::world::World;
+
+/// A bug that can be switched on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Bug {
+    /// In the model.
+    Model(Mutant),
+    /// The disk acknowledges FUA writes before they are durable.
+    FuaDropped,
+    /// The disk acknowledges flushes and forgets them.
+    FlushIgnored,
+    /// The completion of a mark is reported when it is submitted.
+    MarkReportedEarly,
+    /// WRITE_ZEROES is not seen.
+    ZeroesUnseen,
+    /// DISCARD is not seen.
+    DiscardUnseen,
+    /// SECURE_ERASE is not seen.
+    SecureUnseen,
+    /// Writes to the whole disk are not seen.
+    DiskUnseen,
+    /// Only the first block of a write is looked at.
+    FirstBlockOnly,
+    /// The short block at the device's end is forgotten.
+    TailForgotten,
+    /// A snapshot's reader does not look a second time.
+    NoSecondLook,
+    /// Writes in flight are not waited for at the instant of a snapshot.
+    DrainSkipped,
+    /// Our own writes to the file are tracked as somebody's.
+    OwnBlocksTracked,
+    /// The older record is taken.
+    StaleSlot,
+    /// A file whose epoch is over is accepted.
+    SealedAccepted,
+}
+
+const ENVIRONMENT: &[(Bug, &str)] = &[
+    (Bug::FuaDropped, "fua-dropped"),
+    (Bug::FlushIgnored, "flush-ignored"),
+    (Bug::MarkReportedEarly, "mark-reported-early"),
+    (Bug::ZeroesUnseen, "write-zeroes-unseen"),
+    (Bug::DiscardUnseen, "discard-unseen"),
+    (Bug::SecureUnseen, "secure-erase-unseen"),
+    (Bug::DiskUnseen, "whole-disk-write-unseen"),
+    (Bug::FirstBlockOnly, "first-block-only"),
+    (Bug::TailForgotten, "tail-forgotten"),
+    (Bug::NoSecondLook, "no-second-look"),
+    (Bug::DrainSkipped, "drain-skipped"),
+    (Bug::OwnBlocksTracked, "own-blocks-tracked"),
+    (Bug::StaleSlot, "stale-slot"),
+    (Bug::SealedAccepted, "sealed-file-accepted"),
+];
+
+/// The bug of that name.
+pub fn find(name: &str) -> Option<Bug> {
+    let environment = ENVIRONMENT.iter().find(|(_, known)| *known == name).map(|(bug, _)| *bug);
+    environment.or_else(|| Mutant::ALL.iter().find(|mutant| mutant.name() == name).copied().map(Bug::Model))
+}
+
+/// All names, those of the environment first.
+pub fn names() -> Vec<&'static str> {
+    ENVIRONMENT.iter().map(|(_, name)| *name).chain(Mutant::ALL.iter().map(|mutant| mutant.name())).collect()
+}
+
+/// How a mutant was caught.
+#[derive(Clone, Debug)]
+pub struct Catch {
+    /// Its name.
+    pub name: &'static str,
+    /// The violated invariant, and how.
+    pub by: Option<(String, String)>,
+    /// How long that took.
+    pub micros: u64,
+    /// Runs until then.
+    pub runs: u64,
+    /// The scenario and the seed that did it.
+    pub found: Option<(Scenario, u64)>,
+}
+
+/// The scenarios that mutants are tried on, one after the other.
+pub fn gauntlet() -> Vec<Scenario> {
+    let tail = Scenario::default().device_bytes >> 12;
+    let plain = Scenario {
+        blocks: vec![1, 1024, tail, 0],
+        writes: 10,
+        reads: 4,
+        commands: vec![Command::ToIncremental, Command::ToSnapshot, Command::Tick, Command::Close],
+        command_count: 5,
+        crashes: 2,
+        untracked: 1,
+        ..Scenario::default()
+    };
+    vec![
+        plain.clone(),
+        Scenario { ops: vec![Op::Write, Op::Pair, Op::Zeroes], blocks: vec![1, 2, 3], untracked: 0, ..plain.clone() },
+        Scenario { data_blocks: 2, memory_blocks: 1, ..plain.clone() },
+        Scenario { snapshot: false, slow_poll: true, ..plain.clone() },
+        Scenario {
+            blocks: vec![1],
+            ops: vec![Op::Write],
+            writes: 2,
+            commands: vec![Command::Tick, Command::Close],
+            command_count: 3,
+            crashes: 1,
+            untracked: 0,
+            ..plain.clone()
+        },
+        Scenario {
+            faults: Faults { write: 1, lost: 1, ..Faults::default() },
+            snapshot: false,
+            writes: 16,
+            command_count: 6,
+            ..plain
+        },
+    ]
+}
+
+/// Tries one mutant for at most `runs` runs of every scenario.
+pub fn try_one(name: &'static str, runs: u64) -> Catch {
+    let begun = Instant::now();
+    let mut tried = 0;
+    let scenarios: Vec<Scenario> =
+        gauntlet().into_iter().map(|scenario| Scenario { mutant: Some(name.into()), ..scenario }).collect();
+    for seed in 0..runs {
+        for scenario in &scenarios {
+            tried += 1;
+            let world = super::fuzz::run(World::new(scenario), &mut Seeded::new(seed));
+            if let Some(violation) = world.violation {
+                let micros = begun.elapsed().as_micros() as u64;
+                let by = Some((violation.invariant.to_owned(), violation.text));
+                return Catch { name, by, micros, runs: tried, found: Some((scenario.clone(), seed)) };
+            }
+        }
+    }
+    Catch { name, by: None, micros: begun.elapsed().as_micros() as u64, runs: tried, found: None }
+}
+
+/// The run of a scenario under a seed, recorded.
+pub fn record(scenario: &Scenario, seed: u64) -> Recording {
+    let mut source = Seeded::new(seed);
+    let mut recorder = Recorder::new(&mut source);
+    let world = super::fuzz::run(World::new(scenario), &mut recorder);
+    let violates = world.violation.map(|found| format!("{}: {}", found.invariant, found.text));
+    Recording { schema: SCHEMA, scenario: scenario.clone(), choices: recorder.tape, violates }
+}
+
+/// Takes the newest record out of a header block, so that the one before it counts.
+pub(super) fn hide_newest_record(head: &mut Block) {
+    let newest = if u64_at(&head[..], 512 + 8) > u64_at(&head[..], 1024 + 8) { 512 } else { 1024 };
+    let mut hidden = *head;
+    put(&mut hidden, newest, &[0; 512]);
+    let seed = Identity::parse(&hidden).ok().flatten().map(|identity| identity.seed());
+    if seed.is_some_and(|seed| Record::parse(&hidden, seed) != Err(Malformed::Record)) {
+        *head = hidden;
+    }
+}
+
+/// Makes a sealed file look as if it were still tracked into.
+pub(super) fn unseal(head: &mut Block) {
+    let Ok(Some(identity)) = Identity::parse(head) else { return };
+    if let Ok(record) = Record::parse(head, identity.seed()) {
+        if record.phase == Phase::Sealed {
+            Record { phase: Phase::Active, ..record }.store(head, identity.seed());
+        }
+    }
+}

@@ -1,0 +1,410 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The reference: what really happened to each file's epoch, kept naively, and the invariants.
+//!
+//! | invariant | says |
+//! |-----------|------|
+//! | I1 | every block a write to which was submitted is in the list: the bits, the marks, the index |
+//! | I2 | the list has nothing else beyond the stated bound, the counter counts it, and nobody is accused falsely |
+//! | I3 | a snapshot reads as the origin was at its instant, or fails |
+//! | I4 | the origin gets what was written, once, and never anything of ours |
+//! | I5 | when nothing is on its way, nobody waits |
+//! | I6 | after any power cut, also during recovery, our own file is accepted again |
+//!
+//! Invariant: *submitted* is stronger than *changed*, since a write that a power cut undid counts; so
+//! which sectors of the data survive decides nothing, and need not be enumerated.
+
+use std::rc::Rc;
+
+use model::coarse::{CoarseSector, Mark, MarkState};
+use model::device::Device;
+use model::fine;
+use model::geometry::{Extent, Geometry, COARSE_SECTOR_REGIONS, REGION_BLOCKS, SECTOR_SIZE, ZONE_BLOCKS};
+use model::header::Header;
+use model::identity::Identity;
+use model::memory::Block;
+use model::record::{Phase, Record};
+use model::recovery::Finding;
+use model::verdict::{Reason, Verdict};
+
+use super::disk::Sector;
+use super::memory::Simulated;
+use super::scenario::Scenario;
+
+/// What is in a block: eight sectors of block 0, one that stands for all of any other.
+pub type Content = Rc<[Sector]>;
+
+/// What is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which invariant.
+    pub invariant: &'static str,
+    /// How.
+    pub text: String,
+}
+
+fn violation(invariant: &'static str, text: String) -> Result<(), Violation> {
+    Err(Violation { invariant, text })
+}
+
+/// The blocks whose old data readers compare: those that are written, and some that never are.
+pub fn interesting(scenario: &Scenario, geometry: Geometry) -> Vec<u64> {
+    let mut blocks: Vec<u64> = scenario.blocks.iter().flat_map(|block| [*block, block + 1]).collect();
+    blocks.push(geometry.blocks() - 1);
+    blocks.retain(|block| *block < geometry.blocks());
+    blocks.sort_unstable();
+    blocks.dedup();
+    blocks
+}
+
+/// A small sorted set of blocks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Blocks(Vec<u64>);
+
+impl Blocks {
+    fn insert(&mut self, extent: Extent) {
+        for block in extent.first..extent.end() {
+            if let Err(at) = self.0.binary_search(&block) {
+                self.0.insert(at, block);
+            }
+        }
+    }
+
+    fn contains(&self, block: u64) -> bool {
+        self.0.binary_search(&block).is_ok()
+    }
+}
+
+/// A sector of the origin whose content is undefined.
+#[derive(Clone, Debug, Hash)]
+pub struct Doubt {
+    /// Its block.
+    pub block: u64,
+    /// Its place in the block.
+    pub at: usize,
+    /// What may be there after a power cut.
+    pub contents: Vec<Sector>,
+}
+
+/// A copy-on-write file, and what it ought to say.
+#[derive(Clone, Debug, Hash)]
+pub struct CowFile {
+    geometry: Geometry,
+    submitted: Blocks,
+    asked: Blocks,
+    /// Written before the file was known; promised once it is verified.
+    noted: Blocks,
+    base: Rc<Vec<(u64, Content)>>,
+    /// Sectors of the base that a failed flush had left undefined: what a power cut may make of them.
+    doubted: Rc<Vec<Doubt>>,
+    /// There was a power cut since the snapshot's instant.
+    was_cut: bool,
+    /// Old data is promised.
+    pub snapshot: bool,
+    /// The module was unloaded in order.
+    pub closed: bool,
+    begun: bool,
+    untracked: bool,
+    /// A false accusation would be excusable.
+    doubtful: bool,
+    block0_writes: u32,
+    /// The record could not be written, so a loss may be unrecorded.
+    forgiven: bool,
+    expected_excess: Option<u64>,
+}
+
+impl CowFile {
+    /// A file nothing was tracked into.
+    pub fn new(geometry: Geometry) -> CowFile {
+        CowFile {
+            geometry,
+            submitted: Blocks::default(),
+            asked: Blocks::default(),
+            noted: Blocks::default(),
+            base: Rc::default(),
+            doubted: Rc::default(),
+            was_cut: false,
+            snapshot: false,
+            closed: false,
+            begun: false,
+            untracked: false,
+            doubtful: false,
+            block0_writes: 0,
+            forgiven: false,
+            expected_excess: None,
+        }
+    }
+
+    /// The instant of its snapshot.
+    pub fn begin(&mut self, base: Vec<(u64, Content)>, doubted: Vec<Doubt>) {
+        self.base = Rc::new(base);
+        self.doubted = Rc::new(doubted);
+        self.snapshot = true;
+        self.begun = true;
+    }
+
+    /// A power cut came between the former file's seal and this one's first write.
+    pub fn begin_after_crash(&mut self) {
+        self.begun = true;
+        self.doubtful = true;
+    }
+
+    /// The old content of a block.
+    pub fn base(&self, block: u64) -> Content {
+        let found = self.base.iter().find(|(at, _)| *at == block);
+        found.map_or_else(|| [Sector::ZERO].into(), |(_, content)| content.clone())
+    }
+
+    /// I3: whether a reader of the snapshot may get this. What a failed flush had left undefined on the
+    /// origin before the snapshot's instant may be another after a power cut, which no snapshot can help.
+    pub fn may_read(&self, block: u64, got: &[Sector]) -> bool {
+        let base = self.base(block);
+        let doubted = |at: usize, sector: &Sector| {
+            let mut of_sector = self.doubted.iter().filter(|doubt| (doubt.block, doubt.at) == (block, at));
+            self.was_cut && of_sector.any(|doubt| doubt.contents.contains(sector))
+        };
+        let mut pairs = got.iter().zip(base.iter()).enumerate();
+        got.len() == base.len() && pairs.all(|(at, (got, base))| got == base || doubted(at, got))
+    }
+
+    /// Whether a write was let go.
+    pub fn has_submitted(&self) -> bool {
+        !self.submitted.0.is_empty()
+    }
+
+    /// Whether its snapshot was taken.
+    pub fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Whether readers have a right to the old data.
+    pub fn snapshot_must_hold(&self) -> bool {
+        self.snapshot && self.begun
+    }
+
+    /// Somebody wants to write.
+    pub fn ask(&mut self, extent: Extent) {
+        self.asked.insert(extent);
+        if extent.first == 0 {
+            // More than the token remembers may come back after a power cut.
+            self.block0_writes += 1;
+            self.doubtful |= self.block0_writes > 6;
+        }
+    }
+
+    /// A write goes to the medium.
+    pub fn submit(&mut self, extent: Extent, unverified: bool) {
+        self.asked.insert(extent);
+        if unverified { &mut self.noted } else { &mut self.submitted }.insert(extent);
+    }
+
+    /// A write that reaches block 0 goes to the medium, perhaps before its content could be recorded.
+    pub fn block0_written(&mut self, unverified: bool) {
+        self.doubtful |= unverified;
+    }
+
+    /// Block 0 is to be erased: from then on the token trusts nothing it may hold.
+    pub fn block0_erased(&mut self) {
+        self.doubtful = true;
+    }
+
+    /// Somebody wrote without the module.
+    pub fn written_behind_our_back(&mut self, block: u64) {
+        self.ask(Extent { first: block, count: 1 });
+        self.untracked = true;
+    }
+
+    /// A write of the record failed.
+    pub fn head_failed(&mut self) {
+        self.forgiven = true;
+        self.doubtful = true;
+    }
+
+    /// Takes over what the token of the former file could not know of block 0.
+    pub fn inherit(&mut self, former: &CowFile) {
+        self.doubtful |= former.doubtful;
+        self.block0_writes += former.block0_writes;
+    }
+
+    /// Whether a failed record excuses this file.
+    pub fn is_forgiven(&self) -> bool {
+        self.forgiven
+    }
+
+    /// The power failed.
+    pub fn crashed(&mut self) {
+        self.was_cut = true;
+        // Written before anybody knew the file, and nobody remembers: only block 0 could tell.
+        let forgotten = !self.noted.0.is_empty();
+        self.noted.0.clear();
+        self.doubtful |= forgotten;
+        // They may have put a trusted superblock over the traces of somebody else.
+        self.untracked &= !forgotten;
+        if !self.closed || forgotten {
+            self.snapshot = false;
+        }
+    }
+
+    /// It was verified.
+    pub fn recovered(&mut self, snapshot: bool) {
+        self.closed = false;
+        self.snapshot &= snapshot;
+        for block in std::mem::take(&mut self.noted.0) {
+            self.submitted.insert(Extent { first: block, count: 1 });
+        }
+    }
+
+    /// The most that a recovery of what the medium says now may report too much.
+    pub fn expect_excess(&mut self, finding: &Finding, geometry: Geometry, page: impl Fn(u64) -> Block) {
+        let seed = finding.identity.seed();
+        let marks = marks(geometry, seed, finding.header.seqid, page);
+        let hot: u64 = marks
+            .iter()
+            .enumerate()
+            .filter(|(_, mark)| mark.is_some_and(|mark| mark.state == MarkState::Hot))
+            .map(|(region, _)| geometry.region_bytes(region as u64))
+            .sum();
+        self.expected_excess = Some(hot + finding.record.excess_bytes);
+    }
+
+    /// I1 and I2 of the bits in memory.
+    pub fn check_memory(&self, device: &Device<Simulated>) -> Result<(), Violation> {
+        let fast = device.fast();
+        if let Some(block) = self.submitted.0.iter().find(|block| !fast.contains(**block)) {
+            return violation("I1", format!("block {block} was written and is not in the list"));
+        }
+        let reported: u64 = (0..self.geometry.zones()).map(|zone| u64::from(fast.word(zone).count_ones())).sum();
+        if reported != device.changed_blocks() {
+            let counted = device.changed_blocks();
+            return violation("I2", format!("the counter says {counted}, the list has {reported}"));
+        }
+        let known = self.asked.0.iter().filter(|block| fast.contains(**block)).count() as u64;
+        let excess = reported - known;
+        match device.verdict() {
+            Verdict::Exact if excess > 0 => {
+                violation("I2", format!("{excess} blocks are reported that nobody wrote, and it says exact"))
+            }
+            // A region's last block may be short, which the bound counts in bytes.
+            Verdict::Bounded(bytes) if excess.saturating_sub(1) * 4096 > bytes => {
+                violation("I2", format!("{excess} blocks too many, and it says at most {bytes} bytes"))
+            }
+            Verdict::Lost(_) if reported != self.geometry.blocks() && self.untracked => {
+                violation("I1", format!("the list is lost, and names only {reported} blocks"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// I1, I2 and I6 right after a verification.
+    pub fn check_recovery(&mut self, device: &Device<Simulated>, faults: bool) -> Result<(), Violation> {
+        if self.forgiven {
+            return Ok(());
+        }
+        let verdict = device.verdict();
+        if self.untracked && !matches!(verdict, Verdict::Lost(_)) {
+            return violation("I1", format!("somebody wrote without the module, and it says {verdict:?}"));
+        }
+        match verdict {
+            Verdict::Lost(Reason::UntrackedWrites) if self.untracked || self.doubtful || faults => {}
+            Verdict::Lost(_) if faults => {}
+            Verdict::Lost(reason) => {
+                return violation("I2", format!("nothing is wrong, and the list is lost: {}", reason.text()));
+            }
+            _ => {
+                let stated = device.epoch().map_or(0, |epoch| epoch.record.excess_bytes);
+                if let Some(expected) = self.expected_excess.take().filter(|expected| stated > *expected && !faults) {
+                    let text = format!("recovery gives up {stated} bytes, the marks only {expected}");
+                    return violation("I2", text);
+                }
+            }
+        }
+        self.check_memory(device)
+    }
+
+    /// I1 of a finished index, and its counter, read as the C driver's `update-img` reads it.
+    pub fn check_index(&self, header: &Header, page: impl Fn(u64) -> Block) -> Result<(), Violation> {
+        if !self.begun || self.forgiven {
+            return Ok(());
+        }
+        let mut reported = 0u64;
+        let mut found = Blocks::default();
+        for number in 0..self.geometry.blocks().div_ceil(512) {
+            let bytes = page(number);
+            for (at, entry) in bytes.chunks_exact(8).enumerate() {
+                let block = number * 512 + at as u64;
+                if entry.iter().any(|byte| *byte != 0) && block < self.geometry.blocks() {
+                    reported += 1;
+                    if self.asked.contains(block) {
+                        found.insert(Extent { first: block, count: 1 });
+                    }
+                }
+            }
+        }
+        if let Some(block) = self.submitted.0.iter().find(|block| !found.contains(**block)) {
+            return violation("I1", format!("block {block} was written and is not in the finished index"));
+        }
+        if header.index_only && header.changed_blocks.is_some_and(|counted| counted > reported) {
+            let counted = header.changed_blocks;
+            return violation("I2", format!("the header counts {counted:?} blocks, the index has {reported}"));
+        }
+        Ok(())
+    }
+
+    /// I1 of the marks on the medium, of any file that is or was tracked into.
+    pub fn check_sealed(&self, head: &Block, geometry: Geometry, page: impl Fn(u64) -> Block) -> Result<(), Violation> {
+        if !self.begun || self.forgiven || self.untracked || self.submitted.0.is_empty() {
+            return Ok(());
+        }
+        let Ok(Some(identity)) = Identity::parse(head) else { return Ok(()) };
+        let seed = identity.seed();
+        let Ok(record) = Record::parse(head, seed) else { return Ok(()) };
+        if record.phase == Phase::Prepared || record.lost.is_some() {
+            return Ok(());
+        }
+        let marks = marks(geometry, seed, record.epoch, &page);
+        let mut fine_page: Option<(u64, Block)> = None;
+        for block in &self.submitted.0 {
+            let region = block / REGION_BLOCKS;
+            let Some(mark) = marks.get(region as usize).copied().flatten() else { continue };
+            let missing = match mark.state {
+                MarkState::Clean => true,
+                MarkState::Hot => false,
+                MarkState::Settled => {
+                    let number = fine::place(region).0;
+                    if fine_page.as_ref().is_none_or(|(at, _)| *at != number) {
+                        fine_page = Some((number, page(geometry.fine_block() + number)));
+                    }
+                    let bits = fine_page
+                        .as_ref()
+                        .and_then(|(_, page)| fine::load(page, seed, record.epoch, region, mark.generation));
+                    let zone = (block % REGION_BLOCKS / ZONE_BLOCKS) as usize;
+                    bits.is_some_and(|bits| bits[zone] >> (block % ZONE_BLOCKS) & 1 == 0)
+                }
+            };
+            if missing {
+                let text = format!("block {block} was written, and its region is durably {:?} without it", mark.state);
+                return violation("I1", text);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The marks on the medium; `None` for those of a damaged sector.
+fn marks(geometry: Geometry, seed: u32, epoch: u64, page: impl Fn(u64) -> Block) -> Vec<Option<Mark>> {
+    let mut marks = Vec::with_capacity(geometry.regions() as usize);
+    let sectors = geometry.regions().div_ceil(COARSE_SECTOR_REGIONS);
+    let mut bytes = [0; 4096];
+    for number in 0..sectors {
+        if number % 8 == 0 {
+            bytes = page(geometry.coarse_block() + number / 8);
+        }
+        let at = (number % 8) as usize * SECTOR_SIZE;
+        let raw: [u8; SECTOR_SIZE] = bytes[at..at + SECTOR_SIZE].try_into().unwrap_or([0; SECTOR_SIZE]);
+        let sector = CoarseSector::parse(&raw, seed, epoch, number);
+        let left = geometry.regions() - number * COARSE_SECTOR_REGIONS;
+        for at in 0..left.min(COARSE_SECTOR_REGIONS) as usize {
+            marks.push(sector.and_then(|sector| Mark::from_byte(sector.marks[at])));
+        }
+    }
+    marks
+}

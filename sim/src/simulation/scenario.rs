@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A scenario: what may happen in a world. With a tape of decisions it is one exact run.
+//!
+//! Invariant: a scenario read from a file was checked field by field; see doc/TESTING.md for the
+//! format, which is versioned.
+
+use serde::{Deserialize, Serialize};
+
+/// The version of the format.
+pub const SCHEMA: u32 = 1;
+
+/// What a write does to the medium.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Op {
+    /// WRITE.
+    Write,
+    /// WRITE with FUA.
+    Fua,
+    /// WRITE that may not wait.
+    Nowait,
+    /// WRITE_ZEROES.
+    Zeroes,
+    /// DISCARD.
+    Discard,
+    /// SECURE_ERASE.
+    Secure,
+    /// WRITE that was sent to the whole disk.
+    Disk,
+    /// WRITE of two blocks, the second one the next.
+    Pair,
+}
+
+impl Op {
+    /// All of them.
+    pub const ALL: [Op; 8] = [Op::Write, Op::Fua, Op::Nowait, Op::Zeroes, Op::Discard, Op::Secure, Op::Disk, Op::Pair];
+}
+
+/// A command to the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Command {
+    /// transition-to-incremental.
+    ToIncremental,
+    /// transition-to-snapshot.
+    ToSnapshot,
+    /// Settling in the background.
+    Tick,
+    /// Close in order, then reload.
+    Close,
+    /// Destroy.
+    Destroy,
+}
+
+impl Command {
+    /// All of them.
+    pub const ALL: [Command; 5] =
+        [Command::ToIncremental, Command::ToSnapshot, Command::Tick, Command::Close, Command::Destroy];
+}
+
+/// How many faults of each kind may happen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Faults {
+    /// A write to the copy-on-write file fails.
+    pub write: u32,
+    /// A read of the origin or of the file fails.
+    pub read: u32,
+    /// A flush fails.
+    pub flush: u32,
+    /// Memory is refused.
+    pub memory: u32,
+    /// A write to the file is acknowledged and never made.
+    pub lost: u32,
+    /// A sector of the file rots.
+    pub rot: u32,
+}
+
+/// What may happen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Scenario {
+    /// Version of the format.
+    pub schema: u32,
+    /// Size of the device (bytes).
+    pub device_bytes: u64,
+    /// Sectors that are written whole or not at all: 1 or 8.
+    pub tear: u64,
+    /// Power cuts tear the data, too. It decides nothing (see `reference.rs`), so exhaustive runs do
+    /// without.
+    pub tear_data: bool,
+    /// Begin in snapshot mode (else in incremental mode).
+    pub snapshot: bool,
+    /// The blocks that are written.
+    pub blocks: Vec<u64>,
+    /// What the writes do.
+    pub ops: Vec<Op>,
+    /// Writes in all.
+    pub writes: u32,
+    /// Reads of the snapshot in all.
+    pub reads: u32,
+    /// Commands that may be given.
+    pub commands: Vec<Command>,
+    /// Commands in all.
+    pub command_count: u32,
+    /// Power cuts.
+    pub crashes: u32,
+    /// Boots without the module, in which somebody writes.
+    pub untracked: u32,
+    /// Blocks of old data that the file takes.
+    pub data_blocks: u64,
+    /// Blocks of old data in memory.
+    pub memory_blocks: u64,
+    /// Writes that can be held at a time.
+    pub holds: u32,
+    /// Effects are fetched one by one, between other events.
+    pub slow_poll: bool,
+    /// Faults.
+    pub faults: Faults,
+    /// A known bug to switch on, by its name in the ledger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mutant: Option<String>,
+}
+
+/// A device of two regions and a tail of 512 bytes.
+pub const SMALL_DEVICE: u64 = (4 << 20) + 2 * 4096 + 512;
+
+impl Default for Scenario {
+    fn default() -> Self {
+        Scenario {
+            schema: SCHEMA,
+            device_bytes: SMALL_DEVICE,
+            tear: 1,
+            tear_data: true,
+            snapshot: true,
+            blocks: vec![0, 1024],
+            ops: Op::ALL.to_vec(),
+            writes: 3,
+            reads: 0,
+            commands: Vec::new(),
+            command_count: 0,
+            crashes: 1,
+            untracked: 0,
+            data_blocks: 64,
+            memory_blocks: 64,
+            holds: 8,
+            slow_poll: false,
+            faults: Faults::default(),
+            mutant: None,
+        }
+    }
+}
+
+impl Scenario {
+    /// Checks every field; the error names the first that is wrong.
+    pub fn check(&self) -> Result<(), String> {
+        if self.schema != SCHEMA {
+            return Err(format!("schema: this is version {}, this program reads version {SCHEMA}", self.schema));
+        }
+        let geometry = model::geometry::Geometry::new(self.device_bytes)
+            .filter(|_| self.device_bytes <= 1 << 40)
+            .ok_or("device-bytes: must be 1 to 2^40")?;
+        if self.tear != 1 && self.tear != 8 {
+            return Err(format!("tear: {} sectors; must be 1 or 8", self.tear));
+        }
+        if self.blocks.is_empty() || self.ops.is_empty() {
+            return Err(format!("{}: must not be empty", if self.blocks.is_empty() { "blocks" } else { "ops" }));
+        }
+        if let Some(block) = self.blocks.iter().find(|block| **block >= geometry.blocks()) {
+            return Err(format!("blocks: {block} lies outside the device, which has {}", geometry.blocks()));
+        }
+        if self.holds == 0 || self.memory_blocks == 0 {
+            return Err(format!("{}: must not be 0", if self.holds == 0 { "holds" } else { "memory-blocks" }));
+        }
+        if self.command_count > 0 && self.commands.is_empty() {
+            return Err("commands: must not be empty where command-count is not 0".into());
+        }
+        if let Some(name) = &self.mutant {
+            if super::mutant::find(name).is_none() {
+                return Err(format!("mutant: nothing is known by the name {name:?}; see `elio-sim mutants --list`"));
+            }
+        }
+        Ok(())
+    }
+}
