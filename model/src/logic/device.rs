@@ -52,6 +52,8 @@ pub enum Admission {
 /// Where a snapshot's reader finds a run of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
+    /// Nowhere: a copy-on-write file lies there, and the snapshot shows zeroes.
+    Zero(Extent),
     /// On the origin. Valid only if [`Device::is_unchanged`] still holds after the read.
     Origin(Extent),
     /// In the memory of this copy, from its block `at` on; `unpin` it after use.
@@ -404,6 +406,10 @@ impl<M: Memory> Device<M> {
             return None;
         }
         let tracking = self.is_tracking();
+        if tracking {
+            self.guard(zone, missing);
+        }
+        let zeroed = self.current.as_ref().map_or(0, |epoch| epoch.exclusion.zeroed(zone));
         let mark = match &mut self.current {
             Some(epoch) if !tracking => {
                 epoch.tracking.note(zone / REGION_ZONES);
@@ -419,7 +425,7 @@ impl<M: Memory> Device<M> {
             _ => None,
         };
         let copy = match &mut self.old {
-            Some(old) if keeps_old => match old.copies.cover(zone, missing) {
+            Some(old) if keeps_old => match old.copies.cover(zone, missing & !zeroed) {
                 Cover::Complete => None,
                 Cover::Wait(_) if M::has(Mutant::ReleasedBeforeRead) => None,
                 Cover::Wait(at) => Some(Wait::Copy(at)),
@@ -439,6 +445,20 @@ impl<M: Memory> Device<M> {
         }
         self.note_failure();
         wait
+    }
+
+    /// A foreign write where the current file lies: what is kept there is not to be trusted any more.
+    fn guard(&mut self, zone: u64, mask: u64) {
+        let Some(epoch) = &self.current else { return };
+        if epoch.exclusion.owned(zone) & mask == 0 {
+            return;
+        }
+        if epoch.exclusion.vital(zone) & mask != 0 {
+            self.lose(Reason::Damaged);
+        }
+        if let Some(old) = &mut self.old {
+            old.copies.fail(Errno::EIO);
+        }
     }
 
     /// Sees to it that the token knows what the write makes of block 0.
@@ -743,14 +763,19 @@ impl<M: Memory> Device<M> {
         let Some((zone, mask)) = ZoneMasks::new(extent).next() else { return Look::Wait };
         let first = extent.first;
         let word = self.fast.word(zone);
+        let zeroed = self.current.as_ref().map_or(0, |epoch| epoch.exclusion.zeroed(zone));
         let shift = first % ZONE_BLOCKS;
         let room = u64::from(mask.count_ones());
         let run = |bits: u64| u64::from((bits >> shift).trailing_ones()).min(room);
-        let absent = run(!word);
+        let zeroes = run(zeroed);
+        if zeroes > 0 {
+            return Look::Zero(Extent { first, count: zeroes });
+        }
+        let absent = run(!word & !zeroed);
         if absent > 0 {
             return Look::Origin(Extent { first, count: absent });
         }
-        let copied = run(word);
+        let copied = run(word & !zeroed);
         if let Some((copy, at)) = old.copies.find(first) {
             let Some(length) = old.copies.get(copy).map(|copy| copy.extent().count) else { return Look::Wait };
             let count = length.saturating_sub(at).min(copied);

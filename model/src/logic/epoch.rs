@@ -8,6 +8,7 @@ use core::hash::{Hash, Hasher};
 
 use super::bytes::put;
 use super::commit::Commit;
+use super::exclusion::Exclusion;
 use super::fast::Fast;
 use super::geometry::{Geometry, BLOCK_SHIFT};
 use super::header::{Header, Uuid};
@@ -66,6 +67,9 @@ pub struct Epoch<M: Memory> {
     pub fast: M::Shared<Fast<M>>,
     /// The marks.
     pub tracking: Tracking<M>,
+    /// Where this file and the former one lie on the device; the environment says so before the epoch
+    /// begins.
+    pub exclusion: Exclusion<M>,
     /// The last write of the header block failed.
     pub head_failed: bool,
     head: M::Page,
@@ -73,7 +77,13 @@ pub struct Epoch<M: Memory> {
 
 impl<M: Memory> Clone for Epoch<M> {
     fn clone(&self) -> Self {
-        Epoch { fast: self.fast.clone(), tracking: self.tracking.clone(), head: self.head.clone(), ..*self }
+        Epoch {
+            fast: self.fast.clone(),
+            tracking: self.tracking.clone(),
+            exclusion: self.exclusion.clone(),
+            head: self.head.clone(),
+            ..*self
+        }
     }
 }
 
@@ -82,6 +92,7 @@ impl<M: Memory> Hash for Epoch<M> {
         (self.identity, self.header, self.record, self.commit, self.head_failed).hash(state);
         self.fast.hash(state);
         self.tracking.hash(state);
+        self.exclusion.hash(state);
         self.head.hash(state);
     }
 }
@@ -123,7 +134,17 @@ impl<M: Memory> Epoch<M> {
         bytes.fill(0);
         identity.store(bytes);
         put(bytes, 0, &header.to_bytes());
-        Epoch { identity, header, record, commit: Commit::new(), fast, tracking, head_failed: false, head }
+        Epoch {
+            identity,
+            header,
+            record,
+            commit: Commit::new(),
+            fast,
+            tracking,
+            exclusion: Exclusion::nothing(),
+            head_failed: false,
+            head,
+        }
     }
 
     /// The epoch of a file that was found, from its header block.
@@ -137,7 +158,17 @@ impl<M: Memory> Epoch<M> {
         mut head: M::Page,
     ) -> Self {
         head.copy_from_slice(block);
-        Epoch { identity, header, record, commit: Commit::new(), fast, tracking, head_failed: false, head }
+        Epoch {
+            identity,
+            header,
+            record,
+            commit: Commit::new(),
+            fast,
+            tracking,
+            exclusion: Exclusion::nothing(),
+            head_failed: false,
+            head,
+        }
     }
 
     /// What the tracking pages are sealed with.
@@ -188,15 +219,6 @@ impl<M: Memory> Epoch<M> {
         let seed = self.identity.seed();
         self.record.store(&mut self.head, seed);
         out.copy_from_slice(&*self.head);
-    }
-
-    /// Blocks of the list: every block if it is lost.
-    pub fn changed_blocks(&self) -> u64 {
-        let geometry = self.identity.geometry;
-        if self.record.lost.is_some() {
-            return geometry.blocks();
-        }
-        (0..geometry.zones()).map(|zone| u64::from(self.fast.word(zone).count_ones())).fold(0, u64::saturating_add)
     }
 
     /// Memory held (bytes).

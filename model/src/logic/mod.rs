@@ -14,6 +14,7 @@ pub mod device;
 pub mod effect;
 pub mod epoch;
 pub mod errno;
+pub mod exclusion;
 pub mod fast;
 pub mod fine;
 pub mod geometry;

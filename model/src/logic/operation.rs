@@ -14,7 +14,7 @@ use super::effect::{Effect, File, Page, Step};
 use super::epoch::Epoch;
 use super::errno::Errno;
 use super::geometry::{
-    low_bits, Extent, INDEX_BLOCK, PAGE_ENTRIES, REGION_BLOCKS, REGION_ZONES, SECTOR_SIZE, ZONE_BLOCKS,
+    low_bits, Extent, ZoneMasks, INDEX_BLOCK, PAGE_ENTRIES, REGION_BLOCKS, REGION_ZONES, SECTOR_SIZE, ZONE_BLOCKS,
 };
 use super::header::Header;
 use super::memory::{Block, Memory};
@@ -22,7 +22,7 @@ use super::mutant::Mutant;
 use super::record::{Closed, Phase};
 use super::state::{Event, State};
 use super::token::{self, Token};
-use super::tracking::region_bits;
+use super::tracking::{region_bits, Touch};
 use super::verdict::Reason;
 
 /// Index pages of a finished file that are written at a time.
@@ -125,6 +125,8 @@ pub(super) enum Drop {
     Announce { ticket: u64, header: Header },
     /// It is being written.
     Header { ticket: u64 },
+    /// Blocks from this one on are being marked as changed: the file is about to leave them.
+    Leave { block: u64 },
     /// The file is being cut.
     Truncate { asked: bool },
 }
@@ -228,6 +230,13 @@ impl<M: Memory> Device<M> {
             None => Operation::Finished { result: Ok(()) },
         };
         Ok(())
+    }
+
+    /// After an orderly close nobody tracks any more: whatever is held goes on.
+    pub fn let_go(&mut self) {
+        self.old = None;
+        self.current = None;
+        self.open_gate();
     }
 
     /// Begins removal. Whatever is held goes on untracked.
@@ -480,7 +489,7 @@ impl<M: Memory> Device<M> {
         let lost = former.record.lost.is_some();
         let mut page = page;
         while page < pages && flying < INDEX_DEPTH {
-            if fill_index_page(former, page, lost, out) {
+            if fill_index_page(former, self.current.as_ref(), page, lost, out) {
                 let next = page.saturating_add(1);
                 self.operation = Operation::Take(Take::Index { page: next, flying: flying.saturating_add(1), result });
                 let block = INDEX_BLOCK.saturating_add(page);
@@ -533,8 +542,12 @@ impl<M: Memory> Device<M> {
                 if let Err(errno) = self.redeemed(File::Current, ticket)? {
                     return self.done(Err(errno));
                 }
-                Drop::Truncate { asked: false }
+                Drop::Leave { block: 0 }
             }
+            Drop::Leave { block } => match self.leave_data(block) {
+                Some(block) => Drop::Leave { block },
+                None => Drop::Truncate { asked: false },
+            },
             Drop::Truncate { asked: false } => {
                 let block = self.geometry.data_block();
                 return self.ask(Operation::Drop(Drop::Truncate { asked: true }), Step::Truncate { block });
@@ -542,6 +555,24 @@ impl<M: Memory> Device<M> {
             Drop::Truncate { asked: true } => return None,
         };
         self.operation = Operation::Drop(next);
+        None
+    }
+
+    /// Marks the blocks of old data from `block` on as changed, because the next snapshot shows what is
+    /// in them. Returns where it has to wait for a mark; `None` when they are no longer excluded.
+    fn leave_data(&mut self, mut block: u64) -> Option<u64> {
+        let lost = self.lost.is_some();
+        let epoch = self.current.as_mut()?;
+        while let Some(extent) = epoch.exclusion.data_from(block) {
+            for (zone, mask) in ZoneMasks::new(extent) {
+                if !lost && epoch.tracking.touch(zone / REGION_ZONES) != Touch::Go {
+                    return Some(block);
+                }
+                self.changed = self.changed.saturating_add(self.fast.set(zone, mask).into());
+                block = zone.saturating_add(1).saturating_mul(ZONE_BLOCKS).min(extent.end());
+            }
+        }
+        epoch.exclusion.drop_data();
         None
     }
 
@@ -636,8 +667,9 @@ impl<M: Memory> Device<M> {
     /// Takes over a coarse page; returns the digest so far. Where blocks are reported that nobody wrote,
     /// nobody knows which were copied: the image is gone.
     fn take_coarse(&mut self, page: u64, result: Result<&Block, Errno>, digest: u32) -> u32 {
-        let unreadable = [0; super::memory::BLOCK_SIZE];
-        let block = result.unwrap_or(&unreadable);
+        // Not on the stack, which is small in the kernel.
+        const UNREADABLE: &Block = &[0; super::memory::BLOCK_SIZE];
+        let block = result.unwrap_or(UNREADABLE);
         let geometry = self.geometry;
         let Some(epoch) = &mut self.current else { return digest };
         let seal = epoch.seal();
@@ -921,7 +953,7 @@ impl<M: Memory> Device<M> {
             (Operation::Take(Take::FlushFormer { asked: true }), File::Former) => {
                 let next = match (&mut self.former, result) {
                     (Some(former), Ok(())) => {
-                        let changed_blocks = Some(former.changed_blocks());
+                        let changed_blocks = Some(count_listed(former, self.current.as_ref()));
                         let header = Header { clean: true, index_only: true, changed_blocks, ..former.header };
                         Take::Announce { ticket: former.announce(&header), header }
                     }
@@ -947,8 +979,31 @@ fn set_whole<M: Memory>(fast: &super::fast::Fast<M>, geometry: super::geometry::
         .fold(0, u64::saturating_add)
 }
 
+/// The blocks of a zone that the list of a finished epoch has: what changed, and what one of the two
+/// snapshots shows as zeroes and the other does not.
+fn listed<M: Memory>(epoch: &Epoch<M>, next: Option<&Epoch<M>>, zone: u64) -> u64 {
+    let after = next.map_or(0, |next| next.exclusion.zeroed(zone));
+    epoch.fast.word(zone) | (epoch.exclusion.zeroed(zone) ^ after)
+}
+
+/// How many blocks that list has.
+fn count_listed<M: Memory>(epoch: &Epoch<M>, next: Option<&Epoch<M>>) -> u64 {
+    let geometry = epoch.identity.geometry;
+    if epoch.record.lost.is_some() {
+        return geometry.blocks();
+    }
+    let count = |zone| u64::from((listed(epoch, next, zone) & geometry.zone_mask(zone)).count_ones());
+    (0..geometry.zones()).map(count).fold(0, u64::saturating_add)
+}
+
 /// Fills an index page of a finished epoch from its bits; whether it has any.
-fn fill_index_page<M: Memory>(epoch: &Epoch<M>, page: u64, lost: bool, out: &mut Block) -> bool {
+fn fill_index_page<M: Memory>(
+    epoch: &Epoch<M>,
+    next: Option<&Epoch<M>>,
+    page: u64,
+    lost: bool,
+    out: &mut Block,
+) -> bool {
     let geometry = epoch.identity.geometry;
     let zones = PAGE_ENTRIES / ZONE_BLOCKS;
     let first = page.saturating_mul(zones);
@@ -958,7 +1013,7 @@ fn fill_index_page<M: Memory>(epoch: &Epoch<M>, page: u64, lost: bool, out: &mut
         if lost {
             mask
         } else {
-            epoch.fast.word(zone) & mask
+            listed(epoch, next, zone) & mask
         }
     };
     if (0..zones).all(|at| word(at) == 0) {

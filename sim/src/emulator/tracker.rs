@@ -411,6 +411,12 @@ impl Tracker {
             match look {
                 Look::Wait => drop(self.help(inner)),
                 Look::Failed(errno) => return Err(failed(errno)),
+                Look::Zero(run) => {
+                    drop(inner);
+                    let (from, to) = span(run, at, end);
+                    out[(from - offset) as usize..(to - offset) as usize].fill(0);
+                    at = to;
+                }
                 Look::Origin(run) => {
                     // As far as nothing changed, in one read; the second look judges all of it.
                     let run = self.extend(&mut inner, run, wanted.end());

@@ -706,6 +706,8 @@ impl World {
                 self.compare(block, found.as_ref());
             }
             Look::File { block: file_block, .. } => self.pending.push(Io::SnapshotFile { block, file_block }),
+            // The files are on a disk of their own.
+            Look::Zero(_) => self.fail("I3", format!("block {block} of the snapshot is excluded")),
             Look::Wait => self.readers.push(block),
             Look::Failed(_) => {
                 let snapshot = self.current.is_some_and(|current| self.files[current].snapshot_must_hold());

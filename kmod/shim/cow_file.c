@@ -1,0 +1,390 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A copy-on-write file: made through the file system, then written around it.
+ *
+ * Invariants: while it is pinned (S_SWAPFILE) the file system neither moves nor frees its blocks; a
+ * mark keeps the inode in memory and goes when the volume is unmounted, and no struct file stays
+ * open, so it is in no one's way. Its extents are known from then on and used to the end, whether
+ * or not the volume is still mounted.
+ */
+#include <linux/blkdev.h>
+#include <linux/falloc.h>
+#include <linux/fiemap.h>
+#include <linux/fs.h>
+#include <linux/fsnotify_backend.h>
+#include <linux/magic.h>
+#include <linux/mman.h>
+#include <linux/mount.h>
+#include <linux/namei.h>
+#include <linux/pagemap.h>
+#include <linux/slab.h>
+#include <linux/spinlock.h>
+#include <linux/uaccess.h>
+
+#include "shim.h"
+
+#define ELIO_XFS_MAGIC 0x58465342
+#define ELIO_BLOCK 4096
+#define ELIO_WINDOW 256 /* extents that are asked for at a time */
+
+struct elio_extent {
+	u64 file_sector;
+	u64 sector;
+	u64 sectors;
+};
+
+struct elio_cow {
+	struct fsnotify_mark mark;
+	spinlock_t lock;
+	struct inode *inode; /* NULL once unmounted */
+	char *path;
+	struct elio_extent *extents;
+	u32 used, room;
+};
+
+static struct fsnotify_group *elio_marks;
+
+static void elio_cow_freeing(struct fsnotify_mark *mark, struct fsnotify_group *group)
+{
+	struct elio_cow *cow = container_of(mark, struct elio_cow, mark);
+
+	spin_lock(&cow->lock);
+	cow->inode = NULL;
+	spin_unlock(&cow->lock);
+}
+
+static int elio_cow_event(struct fsnotify_mark *mark, u32 mask, struct inode *inode, struct inode *dir,
+			  const struct qstr *name, u32 cookie)
+{
+	return 0;
+}
+
+static void elio_cow_free_mark(struct fsnotify_mark *mark)
+{
+	struct elio_cow *cow = container_of(mark, struct elio_cow, mark);
+
+	kvfree(cow->extents);
+	kfree(cow->path);
+	kfree(cow);
+}
+
+static const struct fsnotify_ops elio_mark_operations = {
+	.handle_inode_event = elio_cow_event,
+	.freeing_mark = elio_cow_freeing,
+	.free_mark = elio_cow_free_mark,
+};
+
+int elio_cow_init(void)
+{
+	elio_marks = fsnotify_alloc_group(&elio_mark_operations, 0);
+	return PTR_ERR_OR_ZERO(elio_marks);
+}
+
+void elio_cow_exit(void)
+{
+	/* No mark is left; those that went are freed by a thread of fsnotify's, with code of ours. */
+	fsnotify_wait_marks_destroyed();
+	fsnotify_put_group(elio_marks);
+}
+
+static struct inode *elio_cow_inode(struct elio_cow *cow)
+{
+	struct inode *inode;
+
+	spin_lock(&cow->lock);
+	inode = cow->inode ? igrab(cow->inode) : NULL;
+	spin_unlock(&cow->lock);
+	return inode;
+}
+
+static void elio_cow_set_pin(struct inode *inode, bool pin)
+{
+	inode_lock(inode);
+	if (pin)
+		inode->i_flags |= S_SWAPFILE;
+	else
+		inode->i_flags &= ~S_SWAPFILE;
+	inode_unlock(inode);
+}
+
+static int elio_cow_add(struct elio_cow *cow, const struct fiemap_extent *found, u64 at, u64 bytes)
+{
+	struct elio_extent *extents;
+
+	if (found->fe_flags & ~(FIEMAP_EXTENT_LAST | FIEMAP_EXTENT_UNWRITTEN | FIEMAP_EXTENT_MERGED))
+		return -EOPNOTSUPP;
+	if (found->fe_logical != at || !IS_ALIGNED(found->fe_physical | found->fe_length | at, ELIO_BLOCK))
+		return -EOPNOTSUPP;
+	if (cow->used == cow->room) {
+		u32 room = cow->room ? cow->room * 2 : 64;
+
+		extents = kvmalloc_array(room, sizeof(*extents), GFP_KERNEL);
+		if (!extents)
+			return -ENOMEM;
+		memcpy(extents, cow->extents, cow->used * sizeof(*extents));
+		kvfree(cow->extents);
+		cow->extents = extents;
+		cow->room = room;
+	}
+	cow->extents[cow->used++] = (struct elio_extent){
+		.file_sector = at >> SECTOR_SHIFT,
+		.sector = found->fe_physical >> SECTOR_SHIFT,
+		.sectors = min(found->fe_length, bytes - at) >> SECTOR_SHIFT,
+	};
+	return 0;
+}
+
+/* The extents of the first `bytes` of the file, through a window in the caller's memory. */
+static int elio_cow_map(struct elio_cow *cow, struct inode *inode, u64 bytes)
+{
+	unsigned long size = PAGE_ALIGN(ELIO_WINDOW * sizeof(struct fiemap_extent));
+	unsigned long window = vm_mmap(NULL, 0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, 0);
+	u64 at = 0;
+	int error = 0;
+
+	if (IS_ERR_VALUE(window))
+		return (int)window;
+	while (!error && at < bytes) {
+		struct fiemap_extent_info info = {
+			.fi_extents_max = ELIO_WINDOW,
+			.fi_extents_start = (struct fiemap_extent __user *)window,
+		};
+		u32 i;
+
+		error = inode->i_op->fiemap(inode, &info, at, bytes - at);
+		if (!error && !info.fi_extents_mapped)
+			error = -EOPNOTSUPP;
+		for (i = 0; !error && i < info.fi_extents_mapped && at < bytes; i++) {
+			struct fiemap_extent found;
+
+			if (copy_from_user(&found, info.fi_extents_start + i, sizeof(found)))
+				error = -EFAULT;
+			else
+				error = elio_cow_add(cow, &found, at, bytes);
+			at = error ? at : found.fe_logical + found.fe_length;
+		}
+		cond_resched();
+	}
+	vm_munmap(window, size);
+	return error;
+}
+
+static int elio_cow_zero(struct file *file, u64 from, u64 to)
+{
+	const size_t size = 64 << 10;
+	void *zeroes = kvzalloc(size, GFP_KERNEL);
+	loff_t at = from;
+	ssize_t written = 0;
+
+	if (!zeroes)
+		return -ENOMEM;
+	while (at < to) {
+		written = kernel_write(file, zeroes, min_t(u64, size, to - at), &at);
+		if (written <= 0)
+			break;
+		cond_resched();
+	}
+	kvfree(zeroes);
+	return at >= to ? 0 : written ? written : -EIO;
+}
+
+static int elio_cow_set_size(struct inode *inode, u64 bytes)
+{
+	struct iattr attributes = { .ia_valid = ATTR_SIZE, .ia_size = bytes };
+	struct dentry *dentry = d_find_any_alias(inode);
+	int error;
+
+	if (!dentry)
+		return -ESTALE;
+	sb_start_write(inode->i_sb);
+	inode_lock(inode);
+	error = notify_change(&nop_mnt_idmap, dentry, &attributes, NULL);
+	inode_unlock(inode);
+	sb_end_write(inode->i_sb);
+	dput(dentry);
+	return error;
+}
+
+static int elio_cow_check(struct file *file, void *device)
+{
+	struct inode *inode = file_inode(file);
+	struct super_block *sb = inode->i_sb;
+
+	if (S_ISDIR(inode->i_mode))
+		return -EISDIR;
+	if (!S_ISREG(inode->i_mode) || sb->s_bdev != elio_device_bdev(device))
+		return -EINVAL;
+	if (sb->s_magic != EXT4_SUPER_MAGIC && sb->s_magic != ELIO_XFS_MAGIC)
+		return -EOPNOTSUPP;
+	if (!inode->i_op->fiemap || IS_DAX(inode))
+		return -EOPNOTSUPP;
+	if (IS_SWAPFILE(inode) || IS_IMMUTABLE(inode))
+		return -ETXTBSY;
+	return 0;
+}
+
+static int elio_cow_fill(struct elio_cow *cow, struct file *file, u64 zeroed, u64 bytes)
+{
+	struct inode *inode = file_inode(file);
+	u64 total = max(zeroed, round_up(bytes, ELIO_BLOCK));
+	char *buffer, *path;
+	int error;
+
+	error = elio_cow_set_size(inode, 0);
+	if (error)
+		return error;
+	error = vfs_fallocate(file, 0, 0, total);
+	if (error == -EOPNOTSUPP)
+		error = elio_cow_zero(file, zeroed, total);
+	if (!error)
+		error = elio_cow_zero(file, 0, zeroed);
+	if (!error)
+		error = vfs_fsync(file, 0);
+	if (error)
+		return error;
+	buffer = kmalloc(PATH_MAX, GFP_KERNEL);
+	if (!buffer)
+		return -ENOMEM;
+	path = dentry_path_raw(file_dentry(file), buffer, PATH_MAX);
+	cow->path = IS_ERR(path) ? NULL : kstrdup(path, GFP_KERNEL);
+	kfree(buffer);
+	if (!cow->path)
+		return -ENOMEM;
+
+	elio_cow_set_pin(inode, true);
+	error = invalidate_inode_pages2(inode->i_mapping);
+	if (!error)
+		error = elio_cow_map(cow, inode, total);
+	if (!error) {
+		cow->inode = inode;
+		error = fsnotify_add_inode_mark(&cow->mark, inode, 0);
+	}
+	if (error)
+		elio_cow_set_pin(inode, false);
+	return error;
+}
+
+static int elio_cow_unlink(struct inode *inode)
+{
+	struct dentry *dentry = d_find_any_alias(inode), *parent;
+	int error = -ESTALE;
+
+	if (!dentry)
+		return error;
+	parent = dget_parent(dentry);
+	sb_start_write(inode->i_sb);
+	inode_lock_nested(d_inode(parent), I_MUTEX_PARENT);
+	if (dentry->d_parent == parent && !d_unhashed(dentry))
+		error = vfs_unlink(&nop_mnt_idmap, d_inode(parent), dentry, NULL);
+	inode_unlock(d_inode(parent));
+	sb_end_write(inode->i_sb);
+	dput(parent);
+	dput(dentry);
+	return error;
+}
+
+struct elio_cow *elio_cow_create(const char *path, void *device, u64 zeroed, u64 bytes, long *error)
+{
+	struct elio_cow *cow;
+	struct file *file;
+
+	file = filp_open(path, O_CREAT | O_RDWR | O_LARGEFILE | O_NOFOLLOW, 0600);
+	if (IS_ERR(file)) {
+		*error = PTR_ERR(file);
+		return NULL;
+	}
+	*error = elio_cow_check(file, device);
+	if (*error)
+		goto out;
+	*error = -ENOMEM;
+	cow = kzalloc(sizeof(*cow), GFP_KERNEL);
+	if (!cow)
+		goto out;
+	spin_lock_init(&cow->lock);
+	fsnotify_init_mark(&cow->mark, elio_marks);
+	cow->mark.mask = FS_UNMOUNT;
+	*error = elio_cow_fill(cow, file, zeroed, bytes);
+	if (!*error) {
+		filp_close(file, NULL);
+		return cow;
+	}
+	elio_cow_unlink(file_inode(file));
+	fsnotify_put_mark(&cow->mark);
+out:
+	filp_close(file, NULL);
+	return NULL;
+}
+
+u32 elio_cow_extents(const struct elio_cow *cow)
+{
+	return cow->used;
+}
+
+void elio_cow_extent(const struct elio_cow *cow, u32 at, u64 *file_sector, u64 *sector, u64 *sectors)
+{
+	*file_sector = cow->extents[at].file_sector;
+	*sector = cow->extents[at].sector;
+	*sectors = cow->extents[at].sectors;
+}
+
+const char *elio_cow_path(const struct elio_cow *cow)
+{
+	return cow->path;
+}
+
+/* Whether the path leads to this file. */
+bool elio_cow_is(const struct elio_cow *cow, const char *name)
+{
+	struct path path;
+	bool same;
+
+	if (kern_path(name, 0, &path))
+		return false;
+	same = d_inode(path.dentry) == READ_ONCE(cow->inode);
+	path_put(&path);
+	return same;
+}
+
+/* Frees what is behind `bytes`. */
+int elio_cow_truncate(struct elio_cow *cow, u64 bytes)
+{
+	struct inode *inode = elio_cow_inode(cow);
+	int error;
+
+	if (!inode)
+		return -ESTALE;
+	elio_cow_set_pin(inode, false);
+	error = i_size_read(inode) > bytes ? elio_cow_set_size(inode, bytes) : 0;
+	elio_cow_set_pin(inode, true);
+	iput(inode);
+	return error;
+}
+
+/* Takes the file out of its directory; it is closed afterwards all the same. */
+int elio_cow_remove(struct elio_cow *cow)
+{
+	struct inode *inode = elio_cow_inode(cow);
+	int error;
+
+	if (!inode)
+		return -ESTALE;
+	elio_cow_set_pin(inode, false);
+	error = elio_cow_unlink(inode);
+	iput(inode);
+	return error;
+}
+
+void elio_cow_close(struct elio_cow *cow)
+{
+	struct inode *inode = elio_cow_inode(cow);
+
+	if (inode) {
+		/* What was written around the file system is to be read through it from now on. */
+		invalidate_inode_pages2(inode->i_mapping);
+		elio_cow_set_pin(inode, false);
+	}
+	fsnotify_destroy_mark(&cow->mark, elio_marks);
+	fsnotify_put_mark(&cow->mark);
+	if (inode)
+		iput(inode);
+}

@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The ABI between the shim and the Rust object: scalars and opaque pointers, the same on every
+ * kernel. Functions elio_rs_* are the Rust object's, all others the shim's. The shim decides
+ * nothing; every difference between kernel versions is in its files and in none of Rust's.
+ *
+ * Error numbers are negative, as the kernel has them. "May sleep" is said where it matters: what
+ * does not say so may be called from an interrupt.
+ */
+#ifndef ELIO_SHIM_H
+#define ELIO_SHIM_H
+
+#include <linux/types.h>
+#include <linux/llist.h>
+
+struct bio;
+struct block_device;
+struct elio_worker;
+struct elio_target;
+struct elio_write;
+struct elio_cow;
+struct elio_disk;
+struct seq_file;
+
+/* What a worker finds in its queue: every structure that travels begins with it. */
+enum elio_event_kind {
+	ELIO_EVENT_WRITE = 0, /* struct elio_write: a write that did not pass */
+	ELIO_EVENT_READ = 1,  /* struct elio_read: a read of the snapshot */
+	ELIO_EVENT_IO = 2,    /* struct elio_io: own I/O that has ended */
+};
+
+struct elio_event {
+	struct llist_node node;
+	u32 kind;
+};
+
+/* memory.c: never for more than the kernel gives without I/O; may sleep. */
+void *elio_alloc(size_t bytes);
+void *elio_alloc_sure(size_t bytes);
+void elio_free(void *memory);
+int elio_from_user(void *to, u64 from, size_t bytes);
+int elio_to_user(u64 to, const void *from, size_t bytes);
+void *elio_string_from_user(u64 from, size_t limit, long *error);
+void elio_random(void *to, size_t bytes);
+
+/* lock.c: a mutex, and something to wait for; waiting may sleep. */
+void *elio_mutex_new(void);
+void elio_mutex_lock(void *mutex);
+void elio_mutex_unlock(void *mutex);
+void elio_mutex_free(void *mutex);
+void *elio_signal_new(void);
+void elio_signal_raise(void *signal);
+void elio_signal_wait(void *signal);
+void elio_signal_free(void *signal);
+void elio_rcu_wait(void);
+
+/* print.c */
+void elio_print(u32 level, const u8 *text, size_t length, u64 number, s64 error);
+void elio_bug(void);
+
+/* work.c: a queue of events and the thread that calls elio_rs_work() with `context`. */
+struct elio_worker *elio_worker_new(void *context, u32 minor);
+void elio_worker_post(struct elio_worker *worker, struct elio_event *event);
+void elio_worker_kick(struct elio_worker *worker);
+struct elio_event *elio_worker_take(struct elio_worker *worker);
+struct elio_event *elio_event_next(struct elio_event *event);
+void elio_event_set_next(struct elio_event *event, struct elio_event *next);
+u32 elio_event_kind(const struct elio_event *event);
+void elio_worker_tick_every(struct elio_worker *worker, u32 seconds);
+bool elio_worker_take_tick(struct elio_worker *worker);
+void elio_worker_stop(struct elio_worker *worker);
+void elio_worker_free(struct elio_worker *worker);
+void elio_rs_work(void *context);
+
+/* hook.c: the writes of tracked devices. */
+int elio_hook_init(void);
+void elio_hook_exit(void);
+struct elio_target *elio_target_new(struct block_device *device, struct elio_worker *worker, void *tracker);
+bool elio_target_publish(struct elio_target *target);
+void elio_target_unpublish(struct elio_target *target);
+void elio_target_free(struct elio_target *target);
+/* Counts a write in flight and tells whether it may pass; byte offsets in the device. */
+bool elio_rs_test(void *tracker, u64 offset, u64 length);
+/* Undoes the count of elio_rs_test(). */
+void elio_rs_leave(void *tracker);
+/* What is held is a write until it is told to go. */
+u32 elio_write_op(const struct elio_write *write);
+bool elio_write_nowait(const struct elio_write *write);
+u64 elio_write_offset(const struct elio_write *write);
+u64 elio_write_length(const struct elio_write *write);
+bool elio_write_peek(const struct elio_write *write, u64 offset, u8 *to, size_t length);
+void elio_write_submit(struct elio_write *write);
+void elio_write_end(struct elio_write *write, int error);
+
+/* bio.c: own I/O; each start is answered by one event. May sleep. */
+int elio_bio_init(void);
+void elio_bio_exit(void);
+bool elio_bio_is_own(const struct bio *bio);
+void *elio_io_new(struct elio_worker *worker, u64 token);
+void elio_io_add(void *io, struct block_device *device, u32 op, u64 sector, void *memory, size_t bytes);
+void elio_io_add_part(void *io, struct block_device *device, u64 sector, void *read, u64 from, u64 bytes);
+void elio_io_flush(void *io, struct block_device *device);
+void elio_io_start(void *io);
+u64 elio_io_token(const struct elio_event *event);
+int elio_io_error(const struct elio_event *event);
+void elio_io_free(struct elio_event *event);
+int elio_io_sync_read(struct block_device *device, u64 sector, void *memory, size_t bytes);
+void elio_submit(struct bio *bio);
+
+/* device.c: the tracked block device. May sleep. */
+void *elio_device_open(const char *path, long *error);
+struct block_device *elio_device_bdev(void *device);
+void elio_device_close(void *device);
+u64 elio_device_bytes(void *device);
+u32 elio_device_mounted(void *device);
+int elio_device_refusal(void *device);
+u64 elio_device_id(void *device);
+void elio_device_quiesce(void *device);
+int elio_device_freeze(void *device);
+int elio_device_thaw(void *device);
+
+/* cow_file.c: a file on the tracked volume, pinned. In the caller's process context; may sleep. */
+int elio_cow_init(void);
+void elio_cow_exit(void);
+struct elio_cow *elio_cow_create(const char *path, void *device, u64 zeroed, u64 bytes, long *error);
+u32 elio_cow_extents(const struct elio_cow *cow);
+void elio_cow_extent(const struct elio_cow *cow, u32 at, u64 *file_sector, u64 *sector, u64 *sectors);
+const char *elio_cow_path(const struct elio_cow *cow);
+bool elio_cow_is(const struct elio_cow *cow, const char *path);
+int elio_cow_truncate(struct elio_cow *cow, u64 bytes);
+void elio_cow_close(struct elio_cow *cow);
+int elio_cow_remove(struct elio_cow *cow);
+
+/* disk.c: a snapshot's block device. May sleep. */
+int elio_disk_init(void);
+void elio_disk_exit(void);
+struct elio_disk *elio_disk_new(u32 minor, void *device, struct elio_worker *worker, long *error);
+bool elio_disk_claim(struct elio_disk *disk);
+void elio_disk_unclaim(struct elio_disk *disk);
+bool elio_disk_is_open(struct elio_disk *disk);
+void elio_disk_remove(struct elio_disk *disk);
+u64 elio_read_offset(const void *read);
+u64 elio_read_length(const void *read);
+void elio_read_fill(void *read, u64 from, const void *memory, u64 bytes);
+void elio_read_end(void *read, int error);
+struct bio *elio_read_bio(void *read);
+
+/* control.c, proc.c */
+int elio_control_init(void);
+void elio_control_exit(void);
+long elio_rs_ioctl(u32 command, u64 argument);
+int elio_proc_init(void);
+void elio_proc_exit(void);
+void elio_rs_report(struct seq_file *out);
+void elio_proc_put(struct seq_file *out, const u8 *bytes, size_t length);
+
+/* main.c */
+int elio_rs_init(void);
+void elio_rs_exit(void);
+u32 elio_max_devices(void);
+u64 elio_default_cache(void);
+u32 elio_default_percentage(void);
+
+#endif

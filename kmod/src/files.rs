@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The files of a device by role, and where their blocks are on the device.
+//!
+//! Invariant: a file's pieces are ascending and without gaps, as `CowFile::create` leaves them.
+
+use super::kapi::file::Piece;
+use super::kapi::{CowFile, KVec, Kernel, Shared};
+use super::logic::effect::File;
+use super::logic::errno::Errno;
+use super::logic::exclusion::{Area, Exclusion, Role};
+use super::logic::geometry::{Extent, Geometry, BLOCK_SHIFT, SECTOR_SHIFT};
+
+/// Sectors of a block.
+const BLOCK_SECTORS: u64 = 1 << (BLOCK_SHIFT - SECTOR_SHIFT);
+
+/// The files of a device.
+#[derive(Default)]
+pub struct Files {
+    /// The one that is tracked into.
+    pub current: Option<Shared<CowFile>>,
+    /// The one that is to take over.
+    pub next: Option<Shared<CowFile>>,
+    /// The one that was taken over from.
+    pub former: Option<Shared<CowFile>>,
+}
+
+impl Files {
+    /// The file of a role.
+    pub fn get(&self, role: File) -> Option<&Shared<CowFile>> {
+        match role {
+            File::Current => self.current.as_ref(),
+            File::Next => self.next.as_ref(),
+            File::Former => self.former.as_ref(),
+        }
+    }
+
+    /// The next file becomes the current one.
+    pub fn switch(&mut self) {
+        self.former = self.current.take();
+        self.current = self.next.take();
+    }
+}
+
+/// Where sectors of a file are on the device, piece by piece.
+pub struct Places<'a> {
+    file: &'a CowFile,
+    piece: u32,
+    at: u64,
+    end: u64,
+}
+
+impl<'a> Places<'a> {
+    /// The places of `bytes` from byte `at` of the file on.
+    pub fn new(file: &'a CowFile, at: u64, bytes: u64) -> Self {
+        let at = at >> SECTOR_SHIFT;
+        let end = at.saturating_add(bytes >> SECTOR_SHIFT);
+        // The last piece that begins at or before `at`.
+        let (mut low, mut high) = (0, file.pieces());
+        while high.saturating_sub(low) > 1 {
+            let middle = low.saturating_add(high.saturating_sub(low) / 2);
+            match file.piece(middle) {
+                Some(piece) if piece.file_sector <= at => low = middle,
+                _ => high = middle,
+            }
+        }
+        Places { file, piece: low, at, end }
+    }
+
+    /// The places of `count` blocks.
+    pub fn of_blocks(file: &'a CowFile, block: u64, count: u64) -> Self {
+        Places::new(file, block << BLOCK_SHIFT, count << BLOCK_SHIFT)
+    }
+
+    /// Whether the file reaches that far.
+    pub fn are_known(&self) -> bool {
+        let last = self.file.pieces().checked_sub(1).and_then(|last| self.file.piece(last));
+        last.is_some_and(|last| self.end <= last.file_sector.saturating_add(last.sectors))
+    }
+}
+
+impl Iterator for Places<'_> {
+    type Item = Piece;
+
+    fn next(&mut self) -> Option<Piece> {
+        if self.at >= self.end {
+            return None;
+        }
+        let piece = self.file.piece(self.piece)?;
+        self.piece = self.piece.saturating_add(1);
+        let inside = self.at.checked_sub(piece.file_sector)?;
+        let sectors = piece.sectors.checked_sub(inside)?.min(self.end.saturating_sub(self.at));
+        let found = Piece { file_sector: self.at, sector: piece.sector.saturating_add(inside), sectors };
+        self.at = self.at.saturating_add(sectors);
+        Some(found)
+    }
+}
+
+/// The blocks of the device that a new file and the one before it lie on.
+pub fn exclusion(geometry: Geometry, file: &CowFile, former: Option<&CowFile>) -> Result<Exclusion<Kernel>, Errno> {
+    let pieces = file.pieces().saturating_add(former.map_or(0, CowFile::pieces));
+    // One piece of each file may have to be divided between metadata and data.
+    let room = KVec::with_capacity(pieces.saturating_add(2) as usize).ok_or(Errno::ENOMEM)?;
+    let mut exclusion = Exclusion::new(room);
+    let mut add = |file: &CowFile, from: u64, bytes: u64, role: Role| {
+        for piece in Places::new(file, from, bytes) {
+            let extent = Extent { first: piece.sector / BLOCK_SECTORS, count: piece.sectors / BLOCK_SECTORS };
+            exclusion.add(Area { extent, role }).map_err(|_| Errno::EINVAL)?;
+        }
+        Ok(())
+    };
+    let metadata = geometry.metadata_bytes();
+    add(file, 0, metadata, Role::Metadata)?;
+    add(file, metadata, u64::MAX, Role::Data)?;
+    if let Some(former) = former {
+        // Its data was given back when it went incremental.
+        add(former, 0, metadata, Role::Former)?;
+    }
+    Ok(exclusion)
+}
+
+/// First sector of a block of the device.
+pub const fn sector_of(block: u64) -> u64 {
+    block.saturating_mul(BLOCK_SECTORS)
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A copy-on-write file on the tracked volume.
+
+use super::super::logic::errno::Errno;
+use super::ffi::{self, Opaque};
+use super::user::Text;
+use super::{check, errno, Origin};
+
+/// A run of a file's sectors and where they are on the device.
+#[derive(Clone, Copy)]
+pub struct Piece {
+    /// First sector in the file.
+    pub file_sector: u64,
+    /// First sector on the device.
+    pub sector: u64,
+    /// How many.
+    pub sectors: u64,
+}
+
+/// A pinned file. It is let go when it is dropped.
+pub struct CowFile(Opaque);
+
+// SAFETY: C's side is made for several tasks.
+unsafe impl Send for CowFile {}
+// SAFETY: as above.
+unsafe impl Sync for CowFile {}
+
+impl CowFile {
+    /// Makes the file anew, `bytes` long, its first `zeroed` bytes written.
+    pub fn create(path: &Text, origin: &Origin, zeroed: u64, bytes: u64) -> Result<CowFile, Errno> {
+        let mut error = 0;
+        // SAFETY: the path ends with a NUL, and the origin is open.
+        let cow = unsafe { ffi::elio_cow_create(path.as_ptr(), origin.as_ptr(), zeroed, bytes, &mut error) };
+        if cow.is_null() {
+            return Err(errno(error));
+        }
+        Ok(CowFile(cow))
+    }
+
+    /// How many pieces it has.
+    pub fn pieces(&self) -> u32 {
+        // SAFETY: it lives as long as `self`; so below.
+        unsafe { ffi::elio_cow_extents(self.0) }
+    }
+
+    /// A piece, in ascending order in the file.
+    pub fn piece(&self, at: u32) -> Option<Piece> {
+        let mut piece = Piece { file_sector: 0, sector: 0, sectors: 0 };
+        if at >= self.pieces() {
+            return None;
+        }
+        // SAFETY: as above, and the number is in range.
+        unsafe {
+            ffi::elio_cow_extent(self.0, at, &mut piece.file_sector, &mut piece.sector, &mut piece.sectors);
+        }
+        Some(piece)
+    }
+
+    /// Its path, relative to the root of the volume.
+    pub fn path(&self) -> &[u8] {
+        // SAFETY: as above; the path ends with a NUL and does not change.
+        unsafe { core::ffi::CStr::from_ptr(ffi::elio_cow_path(self.0).cast()) }.to_bytes()
+    }
+
+    /// Whether a path leads to it.
+    pub fn is_at(&self, path: &Text) -> bool {
+        // SAFETY: as above.
+        unsafe { ffi::elio_cow_is(self.0, path.as_ptr()) }
+    }
+
+    /// Frees what is behind `bytes`.
+    pub fn truncate(&self, bytes: u64) -> Result<(), Errno> {
+        // SAFETY: as above.
+        check(unsafe { ffi::elio_cow_truncate(self.0, bytes) }.into())
+    }
+
+    /// Takes it out of its directory.
+    pub fn remove(&self) -> Result<(), Errno> {
+        // SAFETY: as above.
+        check(unsafe { ffi::elio_cow_remove(self.0) }.into())
+    }
+}
+
+impl Drop for CowFile {
+    fn drop(&mut self) {
+        // SAFETY: nobody uses it any more.
+        unsafe { ffi::elio_cow_close(self.0) };
+    }
+}

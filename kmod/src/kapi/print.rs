@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The kernel log, without `core::fmt`: a `%` in the text stands for the number.
+
+use super::super::logic::errno::Errno;
+use super::ffi;
+
+fn print(level: u32, text: &str, number: u64, error: Option<Errno>) {
+    let error = error.map_or(0, |errno| i64::from(errno.negative()));
+    // SAFETY: the text is `text.len()` bytes long, and not kept.
+    unsafe { ffi::elio_print(level, text.as_ptr(), text.len(), number, error) };
+}
+
+/// Something failed.
+pub fn error(text: &str, number: u64, error: Errno) {
+    print(3, text, number, Some(error));
+}
+
+/// Something a person wants to know.
+pub fn info(text: &str, number: u64) {
+    print(6, text, number, None);
+}

@@ -1,0 +1,378 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The minors and the commands on them.
+//!
+//! Invariants: whether a command may begin is decided by `logic::registry`; one command at a time; a
+//! snapshot's node is claimed before its minor changes, so that nobody has it open then.
+
+use super::files::exclusion;
+use super::kapi::user::{random, Text};
+use super::kapi::{module, print, CowFile, Disk, KVec, Lock, Origin, Shared};
+use super::logic::abi::{Status, PATH_MAX};
+use super::logic::device::{Device, DEFAULT_CACHE_BYTES};
+use super::logic::effect::File;
+use super::logic::epoch;
+use super::logic::errno::Errno;
+use super::logic::geometry::{Geometry, BLOCK_SHIFT};
+use super::logic::header::VERSION;
+use super::logic::memory::Buffer;
+use super::logic::registry::{check_minor, file_bytes, NewMinor};
+use super::logic::report::{self, Sink};
+use super::logic::state::State;
+use super::logic::verdict::Verdict;
+use super::supplies;
+use super::tracker::Running;
+
+/// A minor in use. Dropped in this order.
+struct Minor {
+    /// The snapshot's node.
+    disk: Option<Disk>,
+    running: Running,
+    number: u32,
+    /// As given at setup.
+    block_device: Text,
+    /// The file that is tracked into.
+    file: Shared<CowFile>,
+}
+
+impl Minor {
+    fn add_disk(&mut self) -> Result<(), Errno> {
+        let worker = self.running.worker().ok_or(Errno::ENODEV)?;
+        self.disk = Some(Disk::new(self.number, &self.running.origin, worker)?);
+        Ok(())
+    }
+}
+
+/// The driver.
+pub struct Driver {
+    minors: Lock<KVec<Option<Minor>>>,
+}
+
+/// What a setup asks for.
+pub struct Setup {
+    /// Path of the block device.
+    pub block_device: Text,
+    /// Path of the copy-on-write file.
+    pub cow_file: Text,
+    /// Size of the file (MiB), or 0.
+    pub cow_mib: u64,
+    /// Memory limit (bytes), or 0.
+    pub cache_bytes: u64,
+    /// The minor.
+    pub minor: u32,
+}
+
+/// What `info` tells of a minor.
+pub struct Facts<'a> {
+    /// The state word.
+    pub state: u32,
+    /// Zero, or a negative error number.
+    pub error: i32,
+    /// Memory limit (bytes).
+    pub cache_bytes: u64,
+    /// Limit of the file (bytes).
+    pub file_bytes: u64,
+    /// Number of the snapshot.
+    pub seqid: u64,
+    /// Identity of the series.
+    pub uuid: [u8; 16],
+    /// Format version.
+    pub version: u64,
+    /// Changed blocks.
+    pub changed: u64,
+    /// Path of the file.
+    pub cow_file: &'a [u8],
+    /// Path of the device.
+    pub block_device: &'a [u8],
+}
+
+fn new_file(
+    origin: &Origin,
+    path: &Text,
+    bytes: u64,
+    series: Option<(u64, [u8; 16])>,
+) -> Result<(Shared<CowFile>, epoch::Origin), Errno> {
+    let geometry = Geometry::new(origin.bytes()).ok_or(Errno::EINVAL)?;
+    let (seqid, uuid) = match series {
+        Some((seqid, uuid)) => (seqid.saturating_add(1), uuid),
+        None => (1, random()),
+    };
+    let salt = u64::from_le_bytes(random());
+    let file = CowFile::create(path, origin, geometry.metadata_bytes(), bytes)?;
+    let file = Shared::new(file).ok_or(Errno::ENOMEM)?;
+    Ok((file, epoch::Origin { geometry, seqid, uuid, salt, file_bytes: bytes }))
+}
+
+/// Begins a snapshot into a new file.
+fn take(
+    device: &mut Device<super::kapi::Kernel>,
+    origin: epoch::Origin,
+    file: &CowFile,
+    former: Option<&CowFile>,
+) -> Result<(), Errno> {
+    let geometry = origin.geometry;
+    let cache = if device.cache_bytes() == 0 { DEFAULT_CACHE_BYTES } else { device.cache_bytes() };
+    let old = supplies::old(geometry, cache, geometry.data_block(), origin.file_bytes >> BLOCK_SHIFT)?;
+    let mut epoch = supplies::new_epoch(origin)?;
+    epoch.exclusion = exclusion(geometry, file, former)?;
+    device.take_snapshot(epoch, old)
+}
+
+impl Driver {
+    /// A driver without minors; `None` when there is no memory.
+    pub fn new() -> Option<Driver> {
+        let mut minors = KVec::with_capacity(module::max_devices() as usize)?;
+        while minors.push(None).is_ok() {}
+        Some(Driver { minors: Lock::new(minors)? })
+    }
+
+    /// Calls `act` on a minor that is there. `changes`: its node must not be open.
+    fn on<T>(&self, minor: u32, changes: bool, act: impl FnOnce(&mut Minor) -> Result<T, Errno>) -> Result<T, Errno> {
+        let mut minors = self.minors.lock();
+        let place = minors.get_mut(minor as usize).and_then(Option::as_mut);
+        let open = changes && place.as_ref().and_then(|minor| minor.disk.as_ref()).is_some_and(Disk::is_open);
+        check_minor(minor, module::max_devices(), place.is_some(), open)?;
+        let minor = place.ok_or(Errno::ENOENT)?;
+        if changes && minor.disk.as_ref().is_some_and(|disk| !disk.claim()) {
+            return Err(Errno::EBUSY);
+        }
+        let result = act(minor);
+        if let (true, Some(disk)) = (changes, &minor.disk) {
+            disk.unclaim();
+        }
+        result
+    }
+
+    /// setup-snapshot.
+    pub fn setup(&self, setup: Setup) -> Result<(), Errno> {
+        let mut minors = self.minors.lock();
+        let origin = Origin::open(&setup.block_device);
+        let id = origin.as_ref().ok().map(Origin::id);
+        let facts = NewMinor {
+            minor: setup.minor,
+            max_devices: module::max_devices(),
+            used: minors.get(setup.minor as usize).is_some_and(Option::is_some),
+            device: origin.as_ref().map(|_| ()).map_err(|errno| *errno),
+            mounted: origin.as_ref().is_ok_and(Origin::is_mounted),
+            tracked: minors.iter().flatten().any(|minor| Some(minor.running.origin.id()) == id),
+        };
+        facts.check_setup()?;
+        let origin = origin?;
+        origin.check()?;
+        let geometry = Geometry::new(origin.bytes()).ok_or(Errno::EINVAL)?;
+        let bytes = file_bytes(setup.cow_mib, None, geometry, module::default_percentage())?;
+        let (file, described) = new_file(&origin, &setup.cow_file, bytes, None)?;
+        let minor = self.begin(&setup, origin, file.clone(), described);
+        let minor = match minor {
+            Ok(minor) => minor,
+            Err(errno) => {
+                // It may be gone already.
+                let _ = file.remove();
+                return Err(errno);
+            }
+        };
+        print::info("minor % is tracked", setup.minor.into());
+        let number = setup.minor;
+        let mut minor = Minor { disk: None, running: minor, number, block_device: setup.block_device, file };
+        let result = minor.add_disk();
+        if result.is_err() {
+            let _ = end(&mut minor);
+            return result;
+        }
+        if let Some(place) = minors.get_mut(number as usize) {
+            *place = Some(minor);
+        }
+        Ok(())
+    }
+
+    fn begin(
+        &self,
+        setup: &Setup,
+        origin: Origin,
+        file: Shared<CowFile>,
+        described: epoch::Origin,
+    ) -> Result<Running, Errno> {
+        let state = State { snapshot: false, active: true, unverified: false };
+        let mut device = supplies::device(described.geometry, state)?;
+        let cache = if setup.cache_bytes == 0 { module::default_cache() } else { setup.cache_bytes };
+        device.set_cache_bytes(cache);
+        let running = Running::start(setup.minor, device, origin)?;
+        running.command(Some((File::Next, file.clone())), |device| take(device, described, &file, None))?;
+        Ok(running)
+    }
+
+    /// transition-to-incremental.
+    pub fn to_incremental(&self, minor: u32) -> Result<(), Errno> {
+        self.on(minor, true, |minor| {
+            minor.running.with(|device| device.state().after(super::logic::state::Event::ToIncremental))?;
+            minor.disk = None;
+            minor.running.command(None, |device| device.drop_snapshot())
+        })
+    }
+
+    /// transition-to-snapshot.
+    pub fn to_snapshot(&self, minor: u32, path: &Text, cow_mib: u64) -> Result<(), Errno> {
+        self.on(minor, true, |minor| {
+            minor.running.with(|device| device.state().after(super::logic::state::Event::ToSnapshot))?;
+            let header = minor.running.with(|device| device.epoch().map(|epoch| epoch.header)).ok_or(Errno::EINVAL)?;
+            if minor.file.is_at(path) {
+                return Err(Errno::EINVAL);
+            }
+            let origin = &minor.running.origin;
+            let geometry = Geometry::new(origin.bytes()).ok_or(Errno::EINVAL)?;
+            let bytes = file_bytes(cow_mib, Some(header.fsize), geometry, module::default_percentage())?;
+            let (file, described) = new_file(origin, path, bytes, Some((header.seqid, header.uuid)))?;
+            let next = Some((File::Next, file.clone()));
+            let former = minor.file.clone();
+            let result = minor.running.command(next, |device| take(device, described, &file, Some(&former)));
+            drop(former);
+            // Whether or not the former file could be completed, the switch may have happened.
+            let seqid = minor.running.with(|device| device.epoch().map(|epoch| epoch.header.seqid));
+            if seqid != Some(described.seqid) {
+                let _ = file.remove();
+                return result;
+            }
+            minor.file = file;
+            minor.add_disk()?;
+            result
+        })
+    }
+
+    /// reconfigure.
+    pub fn reconfigure(&self, minor: u32, cache_bytes: u64) -> Result<(), Errno> {
+        self.on(minor, true, |minor| {
+            minor.running.with(|device| {
+                if device.error().is_some() {
+                    return Err(Errno::EINVAL);
+                }
+                device.set_cache_bytes(if cache_bytes == 0 { module::default_cache() } else { cache_bytes });
+                Ok(())
+            })
+        })
+    }
+
+    /// destroy.
+    pub fn destroy(&self, number: u32) -> Result<(), Errno> {
+        let result = self.on(number, true, end);
+        if !matches!(result, Err(Errno::EBUSY | Errno::ENOENT | Errno::EINVAL)) {
+            if let Some(place) = self.minors.lock().get_mut(number as usize) {
+                *place = None;
+            }
+        }
+        result
+    }
+
+    /// Ends everything, as before the module goes.
+    pub fn close(&self) {
+        let mut minors = self.minors.lock();
+        for place in minors.iter_mut() {
+            let Some(mut minor) = place.take() else { continue };
+            minor.disk = None;
+            if let Err(errno) = minor.running.command(None, |device| device.close()) {
+                print::error("minor % could not be closed in order", minor.number.into(), errno);
+            }
+            minor.running.let_go();
+            // Whatever was held meanwhile goes on; the file stays.
+            minor.running.with(|device| device.let_go());
+        }
+    }
+
+    /// The lowest free minor.
+    pub fn free_minor(&self) -> Result<i32, Errno> {
+        let minors = self.minors.lock();
+        minors.iter().position(Option::is_none).and_then(|at| i32::try_from(at).ok()).ok_or(Errno::ENOENT)
+    }
+
+    /// Tells what `info` tells.
+    pub fn info(&self, minor: u32, tell: impl FnOnce(&Facts<'_>) -> Result<(), Errno>) -> Result<(), Errno> {
+        self.on(minor, false, |minor| {
+            let mut facts = Facts {
+                state: 0,
+                error: 0,
+                cache_bytes: 0,
+                file_bytes: 0,
+                seqid: 0,
+                uuid: [0; 16],
+                version: 0,
+                changed: 0,
+                cow_file: minor.file.path(),
+                block_device: minor.block_device.bytes(),
+            };
+            minor.running.with(|device| {
+                facts.state = device.state().word();
+                facts.error = device.error().map_or(0, Errno::negative);
+                facts.cache_bytes = device.cache_bytes();
+                if let Some(epoch) = device.epoch().filter(|_| !device.state().unverified) {
+                    facts.file_bytes = epoch.header.fsize;
+                    facts.seqid = epoch.header.seqid;
+                    facts.uuid = epoch.header.uuid;
+                    facts.version = VERSION;
+                    facts.changed = device.changed_blocks();
+                }
+            });
+            tell(&facts)
+        })
+    }
+
+    /// How far the list can be trusted.
+    pub fn status(&self, number: u32) -> Result<Status, Errno> {
+        self.on(number, false, |minor| {
+            Ok(minor.running.with(|device| {
+                let verdict = device.verdict();
+                let (copied_blocks, used_blocks) = device.copied_blocks();
+                let epoch = device.epoch();
+                let (hot_regions, settled_regions) = epoch.map_or((0, 0), |epoch| epoch.tracking.counts());
+                Status {
+                    size: Status::SIZE as u32,
+                    minor: number,
+                    verdict: verdict.code(),
+                    reason: if let Verdict::Lost(reason) = verdict { reason.code().into() } else { 0 },
+                    excess_bytes: if let Verdict::Bounded(bytes) = verdict { bytes } else { 0 },
+                    device_bytes: device.geometry().device_bytes(),
+                    memory_bytes: device.memory_bytes(),
+                    changed_blocks: device.changed_blocks(),
+                    cow_used: used_blocks << BLOCK_SHIFT,
+                    cow_limit: epoch.map_or(0, |epoch| epoch.header.fsize),
+                    hot_regions,
+                    settled_regions,
+                    mark_writes: epoch.map_or(0, |epoch| epoch.tracking.mark_writes()),
+                    copied_blocks,
+                    held_writes: device.held_writes(),
+                    snapshot_error: device.snapshot_failure().map_or(0, Errno::negative),
+                }
+            }))
+        })
+    }
+
+    /// Writes the text of the proc files.
+    pub fn report(&self, sink: &mut dyn Sink) {
+        let minors = self.minors.lock();
+        let devices = minors.iter().flatten().map(|minor| {
+            minor.running.with(|device| report::Device {
+                minor: minor.number,
+                cow_file: minor.file.path(),
+                block_device: minor.block_device.bytes(),
+                max_cache: device.cache_bytes(),
+                state: device.state(),
+                error: device.error(),
+                verified: device.epoch().filter(|_| !device.state().unverified).map(|epoch| report::Verified {
+                    fallocate: epoch.header.fsize,
+                    seq_id: epoch.header.seqid,
+                    uuid: epoch.header.uuid,
+                    changed_blocks: device.changed_blocks(),
+                    verdict: device.verdict(),
+                }),
+            })
+        });
+        report::write(sink, devices);
+    }
+}
+
+/// Ends a minor and removes its file. What is left is to be dropped.
+fn end(minor: &mut Minor) -> Result<(), Errno> {
+    minor.disk = None;
+    minor.running.let_go();
+    minor.running.command(None, |device| device.destroy())
+}
+
+/// The longest path that fits its field, with the NUL.
+pub const MAX_PATH: usize = PATH_MAX - 1;

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Memory for the model: how much of everything a device gets.
+
+use super::kapi::{KBox, KVec, Kernel, Page, Shared};
+use super::logic::commit::Commit;
+use super::logic::copies::Copies;
+use super::logic::device::{cache_split, Device, Old};
+use super::logic::epoch::{Epoch, Needs, Origin};
+use super::logic::errno::Errno;
+use super::logic::fast::Fast;
+use super::logic::geometry::Geometry;
+use super::logic::index::Index;
+use super::logic::region::Region;
+use super::logic::slab::{Slab, NONE};
+use super::logic::state::State;
+use super::logic::word::Word;
+
+/// Writes that can be held by the model at a time; further ones wait in the worker.
+pub const HOLDS: usize = 1024;
+/// Runs of old data that can be on their way at a time.
+pub const COPIES: usize = 4096;
+/// Index pages that can be in memory, whatever the limit for their bytes.
+const INDEX_PAGES: usize = 8192;
+
+fn bits(geometry: Geometry) -> Option<Shared<Fast<Kernel>>> {
+    Shared::new(Fast::new(KVec::filled(Word::new(0), Needs::of(geometry).words as usize)?))
+}
+
+/// A device that nobody tracks yet.
+pub fn device(geometry: Geometry, state: State) -> Result<KBox<Device<Kernel>>, Errno> {
+    let device = || Some(Device::new(geometry, state, bits(geometry)?, Slab::new(KVec::with_capacity(HOLDS)?)));
+    KBox::with(device).ok_or(Errno::ENOMEM)
+}
+
+/// The epoch of a new file.
+pub fn new_epoch(origin: Origin) -> Result<Epoch<Kernel>, Errno> {
+    let needs = Needs::of(origin.geometry);
+    let epoch = || {
+        let regions = KVec::filled(Region::CLEAN, needs.regions as usize)?;
+        let pages = KVec::filled(Commit::new(), needs.pages as usize)?;
+        Some(Epoch::new(origin, bits(origin.geometry)?, regions, pages, Page::new()?))
+    };
+    epoch().ok_or(Errno::ENOMEM)
+}
+
+/// Room for the old data of a snapshot, in the file blocks `next_block..end_block`.
+pub fn old(geometry: Geometry, cache_bytes: u64, next_block: u64, end_block: u64) -> Result<Old<Kernel>, Errno> {
+    let (blocks, index_pages) = cache_split(cache_bytes);
+    let slots = INDEX_PAGES.min(geometry.index_pages() as usize).max(8);
+    let old = || {
+        let pool = Slab::new(KVec::with_capacity(COPIES)?);
+        let copies = Copies::new(pool, KVec::filled(NONE, COPIES)?, blocks, next_block, end_block);
+        let pool = Slab::new(KVec::with_capacity(slots)?);
+        let heads = KVec::filled(NONE, slots.checked_next_power_of_two()?)?;
+        let on_file = KVec::filled(0, Index::<Kernel>::words_for(geometry) as usize)?;
+        Some(Old { copies, index: Index::new(pool, heads, on_file, index_pages) })
+    };
+    old().ok_or(Errno::ENOMEM)
+}
