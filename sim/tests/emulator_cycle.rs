@@ -392,7 +392,7 @@ fn fio_verifies() {
     let (site, daemon, old) = served();
     match run("fio", &["--enghelp"]) {
         Some((_, engines)) if engines.lines().any(|engine| engine.trim() == "nbd") => {}
-        Some(_) => return println!("skipped: this fio has no nbd engine"),
+        Some(_) => return skip("this fio has no nbd engine"),
         None => return,
     }
     let uri = daemon.uri("vol");

@@ -409,7 +409,7 @@ fn fails_and_goes_on(site: &Site, daemon: &Daemon, backup: &Path, why: Errno, se
 fn on_a_small_disk(site: &Site, bytes: u64) -> Option<(Daemon, PathBuf)> {
     let mount = format!("mount -t tmpfs -o size={bytes} none '{}'", site.cow_dir("vol").display());
     if !run("unshare", &["-rm", "sh", "-c", &mount])?.0 {
-        println!("skipped: no mount namespace can be made here");
+        skip("no mount namespace can be made here");
         return None;
     }
     let served = site.command();

@@ -382,13 +382,18 @@ pub fn any_write(client: &Client, random: &mut Random, range: &Range<u64>) -> Re
     }
 }
 
+/// Says what cannot be tested here, which is a failure in CI.
+pub fn skip(why: &str) {
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "cannot be skipped in CI: {why}");
+    println!("skipped: {why}");
+}
+
 /// A program of somebody else's, in `dir`. `None` when it is missing, which is a failure in CI.
 pub fn run(program: &str, args: &[&str]) -> Option<(bool, String)> {
     let output = match Command::new(program).args(args).output() {
         Ok(output) => output,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{program} is not installed");
-            println!("skipped: {program} is not installed");
+            skip(&format!("{program} is not installed"));
             return None;
         }
         Err(error) => panic!("{program}: {error}"),
@@ -408,8 +413,7 @@ pub fn succeed(program: &str, args: &[&str]) -> Option<String> {
 pub fn ours(program: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_BIN_EXE_elio-sim")).with_file_name(program);
     if !path.exists() {
-        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{program} was not built");
-        println!("skipped: {program} was not built");
+        skip(&format!("{program} was not built"));
         return None;
     }
     Some(path)
