@@ -18,7 +18,6 @@ use super::logic::memory::Buffer;
 use super::logic::registry::{check_minor, file_bytes, NewMinor};
 use super::logic::report::{self, Sink};
 use super::logic::state::State;
-use super::logic::verdict::Verdict;
 use super::supplies;
 use super::tracker::Running;
 
@@ -301,12 +300,12 @@ impl Driver {
                 facts.state = device.state().word();
                 facts.error = device.error().map_or(0, Errno::negative);
                 facts.cache_bytes = device.cache_bytes();
-                if let Some(epoch) = device.epoch().filter(|_| !device.state().unverified) {
-                    facts.file_bytes = epoch.header.fsize;
-                    facts.seqid = epoch.header.seqid;
-                    facts.uuid = epoch.header.uuid;
+                if let Some(verified) = report::Verified::of(device) {
+                    facts.file_bytes = verified.fallocate;
+                    facts.seqid = verified.seq_id;
+                    facts.uuid = verified.uuid;
                     facts.version = VERSION;
-                    facts.changed = device.changed_blocks();
+                    facts.changed = verified.changed_blocks;
                 }
             });
             tell(&facts)
@@ -316,30 +315,7 @@ impl Driver {
     /// How far the list can be trusted.
     pub fn status(&self, number: u32) -> Result<Status, Errno> {
         self.on(number, false, |minor| {
-            Ok(minor.running.with(|device| {
-                let verdict = device.verdict();
-                let (copied_blocks, used_blocks) = device.copied_blocks();
-                let epoch = device.epoch();
-                let (hot_regions, settled_regions) = epoch.map_or((0, 0), |epoch| epoch.tracking.counts());
-                Status {
-                    size: Status::SIZE as u32,
-                    minor: number,
-                    verdict: verdict.code(),
-                    reason: if let Verdict::Lost(reason) = verdict { reason.code().into() } else { 0 },
-                    excess_bytes: if let Verdict::Bounded(bytes) = verdict { bytes } else { 0 },
-                    device_bytes: device.geometry().device_bytes(),
-                    memory_bytes: device.memory_bytes(),
-                    changed_blocks: device.changed_blocks(),
-                    cow_used: used_blocks << BLOCK_SHIFT,
-                    cow_limit: epoch.map_or(0, |epoch| epoch.header.fsize),
-                    hot_regions,
-                    settled_regions,
-                    mark_writes: epoch.map_or(0, |epoch| epoch.tracking.mark_writes()),
-                    copied_blocks,
-                    held_writes: device.held_writes(),
-                    snapshot_error: device.snapshot_failure().map_or(0, Errno::negative),
-                }
-            }))
+            Ok(minor.running.with(|device| report::status(device, number)))
         })
     }
 
@@ -354,13 +330,7 @@ impl Driver {
                 max_cache: device.cache_bytes(),
                 state: device.state(),
                 error: device.error(),
-                verified: device.epoch().filter(|_| !device.state().unverified).map(|epoch| report::Verified {
-                    fallocate: epoch.header.fsize,
-                    seq_id: epoch.header.seqid,
-                    uuid: epoch.header.uuid,
-                    changed_blocks: device.changed_blocks(),
-                    verdict: device.verdict(),
-                }),
+                verified: report::Verified::of(device),
             })
         });
         report::write(sink, devices);

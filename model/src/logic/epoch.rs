@@ -134,17 +134,7 @@ impl<M: Memory> Epoch<M> {
         bytes.fill(0);
         identity.store(bytes);
         put(bytes, 0, &header.to_bytes());
-        Epoch {
-            identity,
-            header,
-            record,
-            commit: Commit::new(),
-            fast,
-            tracking,
-            exclusion: Exclusion::nothing(),
-            head_failed: false,
-            head,
-        }
+        Epoch::of(identity, header, record, fast, tracking, head)
     }
 
     /// The epoch of a file that was found, from its header block.
@@ -158,17 +148,19 @@ impl<M: Memory> Epoch<M> {
         mut head: M::Page,
     ) -> Self {
         head.copy_from_slice(block);
-        Epoch {
-            identity,
-            header,
-            record,
-            commit: Commit::new(),
-            fast,
-            tracking,
-            exclusion: Exclusion::nothing(),
-            head_failed: false,
-            head,
-        }
+        Epoch::of(identity, header, record, fast, tracking, head)
+    }
+
+    fn of(
+        identity: Identity,
+        header: Header,
+        record: Record,
+        fast: M::Shared<Fast<M>>,
+        tracking: Tracking<M>,
+        head: M::Page,
+    ) -> Self {
+        let (commit, exclusion) = (Commit::new(), Exclusion::nothing());
+        Epoch { identity, header, record, commit, fast, tracking, exclusion, head_failed: false, head }
     }
 
     /// What the tracking pages are sealed with.

@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The text of `/proc/elastio-info`: the C driver's fields in the C driver's layout, then ours.
+//! What a driver tells of its devices: the text of `/proc/elastio-info`, with the C driver's fields in
+//! the C driver's layout, then ours; and the answer to the status ioctl.
 //!
 //! Invariant: always valid JSON, whatever bytes the paths have: what is not printable ASCII is
 //! escaped, one `\u00XX` a byte.
 
+use super::abi::Status;
+use super::device::Device as Tracked;
 use super::errno::Errno;
+use super::geometry::BLOCK_SHIFT;
+use super::memory::Memory;
 use super::state::State;
 use super::verdict::Verdict;
 
@@ -49,6 +54,46 @@ pub struct Verified {
     pub changed_blocks: u64,
     /// Worth of the list.
     pub verdict: Verdict,
+}
+
+impl Verified {
+    /// What there is to tell of a device once its file was seen; `None` before.
+    pub fn of<M: Memory>(device: &Tracked<M>) -> Option<Verified> {
+        let epoch = device.epoch().filter(|_| !device.state().unverified)?;
+        Some(Verified {
+            fallocate: epoch.header.fsize,
+            seq_id: epoch.header.seqid,
+            uuid: epoch.header.uuid,
+            changed_blocks: device.changed_blocks(),
+            verdict: device.verdict(),
+        })
+    }
+}
+
+/// The answer to the status ioctl, all of it.
+pub fn status<M: Memory>(device: &Tracked<M>, minor: u32) -> Status {
+    let verdict = device.verdict();
+    let (copied_blocks, used_blocks) = device.copied_blocks();
+    let epoch = device.epoch();
+    let (hot_regions, settled_regions) = epoch.map_or((0, 0), |epoch| epoch.tracking.counts());
+    Status {
+        size: Status::SIZE as u32,
+        minor,
+        verdict: verdict.code(),
+        reason: if let Verdict::Lost(reason) = verdict { reason.code().into() } else { 0 },
+        excess_bytes: if let Verdict::Bounded(bytes) = verdict { bytes } else { 0 },
+        device_bytes: device.geometry().device_bytes(),
+        memory_bytes: device.memory_bytes(),
+        changed_blocks: device.changed_blocks(),
+        cow_used: used_blocks << BLOCK_SHIFT,
+        cow_limit: epoch.map_or(0, |epoch| epoch.header.fsize),
+        hot_regions,
+        settled_regions,
+        mark_writes: epoch.map_or(0, |epoch| epoch.tracking.mark_writes()),
+        copied_blocks,
+        held_writes: device.held_writes(),
+        snapshot_error: device.snapshot_failure().map_or(0, Errno::negative),
+    }
 }
 
 /// Writes the whole text.

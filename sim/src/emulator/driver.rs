@@ -574,12 +574,12 @@ impl Driver {
             info.state = device.state().word().into();
             info.error = device.error().map_or(0, Errno::negative);
             info.cache_size = device.cache_bytes();
-            if let Some(epoch) = device.epoch().filter(|_| !device.state().unverified) {
-                info.falloc_size = epoch.header.fsize;
-                info.seqid = epoch.header.seqid;
-                info.uuid = epoch.header.uuid;
+            if let Some(verified) = report::Verified::of(device) {
+                info.falloc_size = verified.fallocate;
+                info.seqid = verified.seq_id;
+                info.uuid = verified.uuid;
                 info.version = model::header::VERSION;
-                info.nr_changed_blocks = device.changed_blocks();
+                info.nr_changed_blocks = verified.changed_blocks;
             }
         });
         Ok(info)
@@ -588,37 +588,7 @@ impl Driver {
     fn status(&self, number: u32) -> Result<Status, Refused> {
         let mut minors = self.lock();
         let minor = self.check_used(&mut minors, number, false)?;
-        let device_bytes = minor.volume.geometry.device_bytes();
-        Ok(minor.with(|device| {
-            let verdict = device.verdict();
-            let (copied_blocks, used_blocks) = device.copied_blocks();
-            let epoch = device.epoch();
-            let (hot_regions, settled_regions) = epoch.map_or((0, 0), |epoch| epoch.tracking.counts());
-            Status {
-                size: Status::SIZE as u32,
-                minor: number,
-                verdict: verdict.code(),
-                reason: match verdict {
-                    Verdict::Lost(reason) => reason.code().into(),
-                    _ => 0,
-                },
-                excess_bytes: match verdict {
-                    Verdict::Bounded(bytes) => bytes,
-                    _ => 0,
-                },
-                device_bytes,
-                memory_bytes: device.memory_bytes(),
-                changed_blocks: device.changed_blocks(),
-                cow_used: used_blocks << BLOCK_SHIFT,
-                cow_limit: epoch.map_or(0, |epoch| epoch.header.fsize),
-                hot_regions,
-                settled_regions,
-                mark_writes: epoch.map_or(0, |epoch| epoch.tracking.mark_writes()),
-                copied_blocks,
-                held_writes: device.held_writes(),
-                snapshot_error: device.snapshot_failure().map_or(0, Errno::negative),
-            }
-        }))
+        Ok(minor.with(|device| report::status(device, number)))
     }
 
     /// What there is to say about one minor or all, as the kernel's log would.
@@ -649,13 +619,7 @@ impl Driver {
                 max_cache: device.cache_bytes(),
                 state: device.state(),
                 error: device.error(),
-                verified: device.epoch().filter(|_| !device.state().unverified).map(|epoch| report::Verified {
-                    fallocate: epoch.header.fsize,
-                    seq_id: epoch.header.seqid,
-                    uuid: epoch.header.uuid,
-                    changed_blocks: device.changed_blocks(),
-                    verdict: device.verdict(),
-                }),
+                verified: report::Verified::of(device),
             })
         });
         let mut text = Text(Vec::new());
