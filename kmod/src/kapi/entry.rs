@@ -8,7 +8,6 @@
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use super::super::control;
 use super::super::logic::report::Sink;
 use super::super::minors::Driver;
 use super::super::tracker::{Job, Tracker};
@@ -22,7 +21,8 @@ use super::memory::Kernel;
 
 static DRIVER: AtomicPtr<Driver> = AtomicPtr::new(null_mut());
 
-fn driver() -> Option<&'static Driver> {
+/// The driver, while the module is there.
+pub(super) fn driver() -> Option<&'static Driver> {
     // SAFETY: set by `elio_rs_init` from a box, and freed when nobody comes in any more.
     unsafe { DRIVER.load(Ordering::Acquire).as_ref() }
 }
@@ -40,14 +40,6 @@ extern "C" fn elio_rs_exit() {
     // SAFETY: the token of `elio_rs_init`, taken back once.
     if let Some(driver) = unsafe { KBox::<Driver>::from_token(driver as u64) } {
         driver.close();
-    }
-}
-
-#[no_mangle]
-extern "C" fn elio_rs_ioctl(command: u32, argument: u64) -> i64 {
-    match driver().map_or(Err(Errno::ENODEV), |driver| control::perform(driver, command, argument)) {
-        Ok(()) => 0,
-        Err(errno) => errno.negative().into(),
     }
 }
 
@@ -84,13 +76,6 @@ extern "C" fn elio_rs_test(tracker: Opaque, offset: u64, length: u64) -> bool {
 extern "C" fn elio_rs_leave(tracker: Opaque) {
     // SAFETY: it was counted, and whoever drops the tracker waits for that and for RCU.
     unsafe { &*tracker.cast::<Tracker>() }.leave();
-}
-
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // SAFETY: it takes nothing.
-    unsafe { ffi::elio_bug() };
-    loop {}
 }
 
 /// A worker whose thread calls `tracker.work()`.

@@ -4,18 +4,22 @@
 //!
 //! Invariants: each C object is owned by one Rust value, which frees it when it is dropped; no
 //! function here can panic; C's side of the contract is `shim/shim.h`.
+//!
+//! What the kernel's own crate has is in `portable` and, over that crate, in `rfl`: the same names
+//! with the same contracts, of which one is `backend`. The rest is over the shim in both builds.
 
+#[cfg(not(rfl))]
+#[path = "portable/mod.rs"]
+mod backend;
 pub mod entry;
 mod ffi;
 pub mod file;
 pub mod io;
 pub mod lock;
 pub mod memory;
-pub mod module;
-pub mod print;
-pub mod user;
 pub mod work;
 
+pub use backend::{module, print, user};
 pub use file::CowFile;
 pub use io::{Disk, Origin, Read, Request, Target, Write};
 pub use lock::{Lock, Signal};
@@ -23,6 +27,13 @@ pub use memory::{KBox, KVec, Kernel, Page, Shared};
 pub use work::{Event, Worker, WriteQueue};
 
 use super::logic::errno::Errno;
+
+/// Ends the task. Reachable only from code that is not.
+fn bug() -> ! {
+    // SAFETY: it takes nothing and does not come back.
+    unsafe { ffi::elio_bug() };
+    loop {}
+}
 
 /// The error that a C function returned, if any.
 fn check(code: i64) -> Result<(), Errno> {

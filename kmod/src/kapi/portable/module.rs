@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The module's parameters.
 
-use super::ffi;
+use super::super::ffi;
 
 /// How many minors there are.
 pub fn max_devices() -> u32 {

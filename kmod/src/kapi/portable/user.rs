@@ -3,8 +3,9 @@
 
 use core::ptr::NonNull;
 
-use super::super::logic::errno::Errno;
-use super::{check, errno, ffi};
+use super::super::{check, errno, ffi};
+use crate::logic::abi::PATH_MAX;
+use crate::logic::errno::Errno;
 
 /// Fills `to` from the caller's memory.
 pub fn read(to: &mut [u8], from: u64) -> Result<(), Errno> {
@@ -37,7 +38,7 @@ impl Text {
         }
         let mut error = 0;
         // SAFETY: C checks the caller's address; `error` is written when it gives nothing.
-        let start = unsafe { ffi::elio_string_from_user(from, super::super::logic::abi::PATH_MAX, &mut error) };
+        let start = unsafe { ffi::elio_string_from_user(from, PATH_MAX, &mut error) };
         let start = NonNull::new(start).ok_or_else(|| errno(error))?;
         // SAFETY: C ends it with a NUL.
         let length = unsafe { core::ffi::CStr::from_ptr(start.as_ptr().cast()) }.count_bytes();
@@ -51,7 +52,7 @@ impl Text {
     }
 
     /// For C.
-    pub(super) fn as_ptr(&self) -> *const u8 {
+    pub(in super::super) fn as_ptr(&self) -> *const u8 {
         self.start.as_ptr()
     }
 }

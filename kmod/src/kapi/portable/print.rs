@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The kernel log, without `core::fmt`: a `%` in the text stands for the number.
 
-use super::super::logic::errno::Errno;
-use super::ffi;
+use super::super::ffi;
+use crate::logic::errno::Errno;
 
 fn print(level: u32, text: &str, number: u64, error: Option<Errno>) {
     let error = error.map_or(0, |errno| i64::from(errno.negative()));
