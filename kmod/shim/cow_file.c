@@ -20,6 +20,7 @@
 #include <linux/slab.h>
 #include <linux/spinlock.h>
 #include <linux/uaccess.h>
+#include <linux/version.h>
 
 #include "shim.h"
 
@@ -205,10 +206,9 @@ static int elio_cow_set_size(struct inode *inode, u64 bytes)
 	return error;
 }
 
-static int elio_cow_check(struct file *file, void *device)
+static int elio_cow_check(const struct inode *inode, void *device)
 {
-	struct inode *inode = file_inode(file);
-	struct super_block *sb = inode->i_sb;
+	const struct super_block *sb = inode->i_sb;
 
 	if (S_ISDIR(inode->i_mode))
 		return -EISDIR;
@@ -223,11 +223,44 @@ static int elio_cow_check(struct file *file, void *device)
 	return 0;
 }
 
+/* Its path, relative to the root of its file system. */
+static int elio_cow_name(struct elio_cow *cow, struct dentry *dentry)
+{
+	char *buffer = kmalloc(PATH_MAX, GFP_KERNEL);
+	char *path;
+
+	if (!buffer)
+		return -ENOMEM;
+	path = dentry_path_raw(dentry, buffer, PATH_MAX);
+	cow->path = IS_ERR(path) ? NULL : kstrdup(path, GFP_KERNEL);
+	kfree(buffer);
+	return cow->path ? 0 : -ENOMEM;
+}
+
+/* From here on the file system leaves the file where it is, and its extents are known. */
+static int elio_cow_pin(struct elio_cow *cow, struct inode *inode, u64 bytes)
+{
+	int error;
+
+	elio_cow_set_pin(inode, true);
+	error = filemap_write_and_wait(inode->i_mapping);
+	if (!error)
+		error = invalidate_inode_pages2(inode->i_mapping);
+	if (!error)
+		error = elio_cow_map(cow, inode, bytes);
+	if (!error) {
+		cow->inode = inode;
+		error = fsnotify_add_inode_mark(&cow->mark, inode, 0);
+	}
+	if (error)
+		elio_cow_set_pin(inode, false);
+	return error;
+}
+
 static int elio_cow_fill(struct elio_cow *cow, struct file *file, u64 zeroed, u64 bytes)
 {
 	struct inode *inode = file_inode(file);
 	u64 total = max(zeroed, round_up(bytes, ELIO_BLOCK));
-	char *buffer, *path;
 	int error;
 
 	error = elio_cow_set_size(inode, 0);
@@ -240,28 +273,9 @@ static int elio_cow_fill(struct elio_cow *cow, struct file *file, u64 zeroed, u6
 		error = elio_cow_zero(file, 0, zeroed);
 	if (!error)
 		error = vfs_fsync(file, 0);
-	if (error)
-		return error;
-	buffer = kmalloc(PATH_MAX, GFP_KERNEL);
-	if (!buffer)
-		return -ENOMEM;
-	path = dentry_path_raw(file_dentry(file), buffer, PATH_MAX);
-	cow->path = IS_ERR(path) ? NULL : kstrdup(path, GFP_KERNEL);
-	kfree(buffer);
-	if (!cow->path)
-		return -ENOMEM;
-
-	elio_cow_set_pin(inode, true);
-	error = invalidate_inode_pages2(inode->i_mapping);
 	if (!error)
-		error = elio_cow_map(cow, inode, total);
-	if (!error) {
-		cow->inode = inode;
-		error = fsnotify_add_inode_mark(&cow->mark, inode, 0);
-	}
-	if (error)
-		elio_cow_set_pin(inode, false);
-	return error;
+		error = elio_cow_name(cow, file_dentry(file));
+	return error ? error : elio_cow_pin(cow, inode, total);
 }
 
 static int elio_cow_unlink(struct inode *inode)
@@ -283,6 +297,18 @@ static int elio_cow_unlink(struct inode *inode)
 	return error;
 }
 
+static struct elio_cow *elio_cow_new(void)
+{
+	struct elio_cow *cow = kzalloc(sizeof(*cow), GFP_KERNEL);
+
+	if (!cow)
+		return NULL;
+	spin_lock_init(&cow->lock);
+	fsnotify_init_mark(&cow->mark, elio_marks);
+	cow->mark.mask = FS_UNMOUNT;
+	return cow;
+}
+
 struct elio_cow *elio_cow_create(const char *path, void *device, u64 zeroed, u64 bytes, long *error)
 {
 	struct elio_cow *cow;
@@ -293,16 +319,13 @@ struct elio_cow *elio_cow_create(const char *path, void *device, u64 zeroed, u64
 		*error = PTR_ERR(file);
 		return NULL;
 	}
-	*error = elio_cow_check(file, device);
+	*error = elio_cow_check(file_inode(file), device);
 	if (*error)
 		goto out;
 	*error = -ENOMEM;
-	cow = kzalloc(sizeof(*cow), GFP_KERNEL);
+	cow = elio_cow_new();
 	if (!cow)
 		goto out;
-	spin_lock_init(&cow->lock);
-	fsnotify_init_mark(&cow->mark, elio_marks);
-	cow->mark.mask = FS_UNMOUNT;
 	*error = elio_cow_fill(cow, file, zeroed, bytes);
 	if (!*error) {
 		filp_close(file, NULL);
@@ -313,6 +336,96 @@ struct elio_cow *elio_cow_create(const char *path, void *device, u64 zeroed, u64
 out:
 	filp_close(file, NULL);
 	return NULL;
+}
+
+static struct dentry *elio_cow_step(struct dentry *parent, const char *name, int length)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 16, 0)
+	return lookup_one_positive_unlocked(&nop_mnt_idmap, &QSTR_LEN(name, length), parent);
+#else
+	return lookup_one_positive_unlocked(&nop_mnt_idmap, name, parent, length);
+#endif
+}
+
+/* The file at a path from the root of a file system. Links are not followed. */
+static struct dentry *elio_cow_walk(struct super_block *sb, const char *path, size_t length)
+{
+	const char *const end = path + length;
+	struct dentry *here = dget(sb->s_root), *next;
+
+	for (;;) {
+		const char *name;
+
+		while (path < end && *path == '/')
+			path++;
+		for (name = path; path < end && *path != '/'; path++)
+			;
+		if (path == name)
+			return here;
+		next = d_is_dir(here) ? elio_cow_step(here, name, path - name) : ERR_PTR(-ENOTDIR);
+		dput(here);
+		if (IS_ERR(next))
+			return next;
+		here = next;
+	}
+}
+
+static int elio_cow_adopt(struct elio_cow *cow, struct dentry *dentry, void *device)
+{
+	struct inode *inode = d_inode(dentry);
+	int error = elio_cow_check(inode, device);
+
+	if (error)
+		return error;
+	/* What somebody may still write into through a mapping cannot be kept from it. */
+	if (mapping_writably_mapped(inode->i_mapping))
+		return -ETXTBSY;
+	error = elio_cow_name(cow, dentry);
+	return error ? error : elio_cow_pin(cow, inode, round_down(i_size_read(inode), ELIO_BLOCK));
+}
+
+/* Finds a file that is there, by its path from the root of the file system on the device. */
+struct elio_cow *elio_cow_find(const char *path, size_t length, void *device, long *error)
+{
+	struct super_block *sb = elio_sb_get(elio_device_bdev(device));
+	struct elio_cow *cow = NULL;
+	struct dentry *dentry;
+
+	if (!sb) {
+		*error = -ENODEV;
+		return NULL;
+	}
+	dentry = elio_cow_walk(sb, path, length);
+	*error = PTR_ERR_OR_ZERO(dentry);
+	if (*error)
+		goto out;
+	cow = elio_cow_new();
+	*error = cow ? elio_cow_adopt(cow, dentry, device) : -ENOMEM;
+	if (cow && *error) {
+		fsnotify_put_mark(&cow->mark);
+		cow = NULL;
+	}
+	dput(dentry);
+out:
+	elio_sb_put(sb);
+	return cow;
+}
+
+/* Whether it is on a volume that is mounted, and can be written. */
+bool elio_cow_is_mounted(struct elio_cow *cow)
+{
+	bool mounted;
+
+	spin_lock(&cow->lock);
+	mounted = cow->inode && !sb_rdonly(cow->inode->i_sb);
+	spin_unlock(&cow->lock);
+	return mounted;
+}
+
+/* Whether the file system has it, so that it stays where it is. */
+bool elio_cow_is_pinned(struct elio_cow *cow)
+{
+	return READ_ONCE(cow->inode);
 }
 
 u32 elio_cow_extents(const struct elio_cow *cow)

@@ -36,10 +36,17 @@ u64 elio_device_bytes(void *device)
 	return bdev_nr_bytes(file_bdev(device));
 }
 
-/* Whether somebody, such as a file system, has claimed it. */
 u32 elio_device_mounted(void *device)
 {
-	return READ_ONCE(file_bdev(device)->bd_holder) != NULL;
+	struct block_device *bdev = file_bdev(device);
+	struct super_block *sb = elio_sb_get(bdev);
+	u32 mounted = READ_ONCE(bdev->bd_holder) ? ELIO_READ_WRITE : ELIO_UNMOUNTED;
+
+	if (sb) {
+		mounted = sb_rdonly(sb) ? ELIO_READ_ONLY : ELIO_READ_WRITE;
+		elio_sb_put(sb);
+	}
+	return mounted;
 }
 
 /* Why it cannot be tracked, or 0. */

@@ -51,6 +51,7 @@ static const struct elio_part elio_parts[] = {
 	{ elio_hook_init, elio_hook_exit },
 	{ elio_cow_init, elio_cow_exit },
 	{ elio_rs_init, elio_rs_exit },
+	{ elio_mount_init, elio_mount_exit },
 	{ elio_proc_init, elio_proc_exit },
 	{ elio_control_init, elio_control_exit },
 };

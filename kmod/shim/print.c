@@ -7,8 +7,8 @@
 
 #include "shim.h"
 
-/* `%` in the text stands for the number; an error other than 0 is appended. */
-void elio_print(u32 level, const u8 *text, size_t length, u64 number, s64 error)
+/* `%` in the text stands for the number; the reason and an error other than 0 are appended. */
+void elio_print(u32 level, const u8 *text, size_t length, u64 number, const u8 *why, size_t why_length, s64 error)
 {
 	const u8 *mark = memchr(text, '%', length);
 	int before = mark ? mark - text : length;
@@ -19,8 +19,8 @@ void elio_print(u32 level, const u8 *text, size_t length, u64 number, s64 error)
 		snprintf(digits, sizeof(digits), "%llu", number);
 	if (error)
 		snprintf(code, sizeof(code), ": error %lld", error);
-	printk("%c%celastio-snap: %.*s%s%.*s%s\n", KERN_SOH_ASCII, '0' + (level & 7), before, text, digits, after,
-	       mark ? mark + 1 : text, code);
+	printk("%c%celastio-snap: %.*s%s%.*s%s%.*s%s\n", KERN_SOH_ASCII, '0' + (level & 7), before, text, digits, after,
+	       mark ? mark + 1 : text, why_length ? ": " : "", (int)why_length, why, code);
 }
 
 /* Rust cannot go on. Not declared noreturn: objtool would find code behind it missing. */

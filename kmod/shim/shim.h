@@ -15,6 +15,7 @@
 
 struct bio;
 struct block_device;
+struct super_block;
 struct elio_worker;
 struct elio_target;
 struct elio_write;
@@ -55,7 +56,7 @@ void elio_signal_free(void *signal);
 void elio_rcu_wait(void);
 
 /* print.c */
-void elio_print(u32 level, const u8 *text, size_t length, u64 number, s64 error);
+void elio_print(u32 level, const u8 *text, size_t length, u64 number, const u8 *why, size_t why_length, s64 error);
 void elio_bug(void);
 
 /* work.c: a queue of events and the thread that calls elio_rs_work() with `context`. */
@@ -112,6 +113,11 @@ void *elio_device_open(const char *path, long *error);
 struct block_device *elio_device_bdev(void *device);
 void elio_device_close(void *device);
 u64 elio_device_bytes(void *device);
+enum elio_mounted {
+	ELIO_UNMOUNTED = 0,
+	ELIO_READ_ONLY = 1,
+	ELIO_READ_WRITE = 2, /* or in the hands of something that is no file system */
+};
 u32 elio_device_mounted(void *device);
 int elio_device_refusal(void *device);
 u64 elio_device_id(void *device);
@@ -123,6 +129,9 @@ int elio_device_thaw(void *device);
 int elio_cow_init(void);
 void elio_cow_exit(void);
 struct elio_cow *elio_cow_create(const char *path, void *device, u64 zeroed, u64 bytes, long *error);
+struct elio_cow *elio_cow_find(const char *path, size_t length, void *device, long *error);
+bool elio_cow_is_mounted(struct elio_cow *cow);
+bool elio_cow_is_pinned(struct elio_cow *cow);
 u32 elio_cow_extents(const struct elio_cow *cow);
 void elio_cow_extent(const struct elio_cow *cow, u32 at, u64 *file_sector, u64 *sector, u64 *sectors);
 const char *elio_cow_path(const struct elio_cow *cow);
@@ -130,6 +139,14 @@ bool elio_cow_is(const struct elio_cow *cow, const char *path);
 int elio_cow_truncate(struct elio_cow *cow, u64 bytes);
 void elio_cow_close(struct elio_cow *cow);
 int elio_cow_remove(struct elio_cow *cow);
+
+/* mount.c: mounts and their superblocks. May sleep. */
+int elio_mount_init(void);
+void elio_mount_exit(void);
+struct super_block *elio_sb_get(const struct block_device *device);
+void elio_sb_put(struct super_block *sb);
+/* In the task that has just mounted something from a device. */
+void elio_rs_mounted(u64 device);
 
 /* disk.c: a snapshot's block device. May sleep. */
 int elio_disk_init(void);

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The control node's commands: from bytes of the caller to calls of the driver, and back.
 //!
-//! Invariants: large structures are never on the stack; a command that is not known, or not there
-//! yet, changes nothing.
+//! Invariants: large structures are never on the stack; a command that is not known changes nothing.
 
 use core::mem::offset_of;
 
 use super::kapi::user::{self, Text};
 use super::kapi::KVec;
-use super::logic::abi::{self, Info, ReconfigureParams, SetupParams, Status, TransitionSnapshotParams};
+use super::logic::abi::{self, Info, ReconfigureParams, ReloadParams, SetupParams, Status, TransitionSnapshotParams};
 use super::logic::bytes::{put, u32_at};
 use super::logic::errno::Errno;
 use super::minors::{Driver, Facts, Setup, MAX_PATH};
+use super::reload::Reload;
 
 fn read<const N: usize>(from: u64) -> Result<[u8; N], Errno> {
     let mut bytes = [0; N];
@@ -36,8 +36,16 @@ pub fn perform(driver: &Driver, command: u32, argument: u64) -> Result<(), Errno
                 minor: params.minor,
             })
         }
-        // Not there yet.
-        abi::RELOAD_SNAPSHOT | abi::RELOAD_INCREMENTAL => Err(Errno::EOPNOTSUPP),
+        abi::RELOAD_SNAPSHOT | abi::RELOAD_INCREMENTAL => {
+            let params = ReloadParams::from_bytes(&read(argument)?);
+            driver.reload(Reload {
+                block_device: Text::read(params.bdev)?,
+                cow_file: Text::read(params.cow)?,
+                cache_bytes: params.cache_size,
+                minor: params.minor,
+                snapshot: command == abi::RELOAD_SNAPSHOT,
+            })
+        }
         abi::DESTROY => driver.destroy(read_minor(argument)?),
         abi::TRANSITION_INCREMENTAL => driver.to_incremental(read_minor(argument)?),
         abi::TRANSITION_SNAPSHOT => {

@@ -88,7 +88,8 @@ impl Iterator for Places<'_> {
         let piece = self.file.piece(self.piece)?;
         self.piece = self.piece.saturating_add(1);
         let inside = self.at.checked_sub(piece.file_sector)?;
-        let sectors = piece.sectors.checked_sub(inside)?.min(self.end.saturating_sub(self.at));
+        let left = piece.sectors.checked_sub(inside).filter(|left| *left > 0)?;
+        let sectors = left.min(self.end.saturating_sub(self.at));
         let found = Piece { file_sector: self.at, sector: piece.sector.saturating_add(inside), sectors };
         self.at = self.at.saturating_add(sectors);
         Some(found)

@@ -21,5 +21,6 @@ pub mod files;
 pub mod kapi;
 pub mod minors;
 pub mod reader;
+pub mod reload;
 pub mod supplies;
 pub mod tracker;

@@ -5,6 +5,8 @@
 //! snapshot's node is claimed before its minor changes, so that nobody has it open then.
 
 use super::files::exclusion;
+use super::kapi::io::Mounted;
+use super::kapi::lock::Guard;
 use super::kapi::user::{random, Text};
 use super::kapi::{module, print, CowFile, Disk, KVec, Lock, Origin, Shared};
 use super::logic::abi::{Status, PATH_MAX};
@@ -18,23 +20,36 @@ use super::logic::memory::Buffer;
 use super::logic::registry::{check_minor, file_bytes, NewMinor};
 use super::logic::report::{self, Sink};
 use super::logic::state::State;
+use super::reload::Before;
 use super::supplies;
 use super::tracker::Running;
 
 /// A minor in use. Dropped in this order.
-struct Minor {
+pub struct Minor {
     /// The snapshot's node.
-    disk: Option<Disk>,
-    running: Running,
-    number: u32,
-    /// As given at setup.
-    block_device: Text,
-    /// The file that is tracked into.
-    file: Shared<CowFile>,
+    pub disk: Option<Disk>,
+    /// Its tracker.
+    pub running: Running,
+    /// Its number.
+    pub number: u32,
+    /// As given.
+    pub block_device: Text,
+    /// As given.
+    pub cow_file: Text,
+    /// The file that is tracked into, once it was found.
+    pub file: Option<Shared<CowFile>>,
+    /// Until then, what the reload saw.
+    pub before: Option<Before>,
 }
 
 impl Minor {
-    fn add_disk(&mut self) -> Result<(), Errno> {
+    /// The path of its file: from the root of the volume once it was found, as given before.
+    fn path(&self) -> &[u8] {
+        self.file.as_ref().map_or(self.cow_file.bytes(), |file| file.path())
+    }
+
+    /// Makes the snapshot's node.
+    pub fn add_disk(&mut self) -> Result<(), Errno> {
         let worker = self.running.worker().ok_or(Errno::ENODEV)?;
         self.disk = Some(Disk::new(self.number, &self.running.origin, worker)?);
         Ok(())
@@ -124,6 +139,11 @@ impl Driver {
         Some(Driver { minors: Lock::new(minors)? })
     }
 
+    /// The minors, by their numbers.
+    pub fn lock(&self) -> Guard<'_, KVec<Option<Minor>>> {
+        self.minors.lock()
+    }
+
     /// Calls `act` on a minor that is there. `changes`: its node must not be open.
     fn on<T>(&self, minor: u32, changes: bool, act: impl FnOnce(&mut Minor) -> Result<T, Errno>) -> Result<T, Errno> {
         let mut minors = self.minors.lock();
@@ -131,6 +151,7 @@ impl Driver {
         let open = changes && place.as_ref().and_then(|minor| minor.disk.as_ref()).is_some_and(Disk::is_open);
         check_minor(minor, module::max_devices(), place.is_some(), open)?;
         let minor = place.ok_or(Errno::ENOENT)?;
+        minor.refresh();
         if changes && minor.disk.as_ref().is_some_and(|disk| !disk.claim()) {
             return Err(Errno::EBUSY);
         }
@@ -151,7 +172,7 @@ impl Driver {
             max_devices: module::max_devices(),
             used: minors.get(setup.minor as usize).is_some_and(Option::is_some),
             device: origin.as_ref().map(|_| ()).map_err(|errno| *errno),
-            mounted: origin.as_ref().is_ok_and(Origin::is_mounted),
+            mounted: origin.as_ref().is_ok_and(|origin| origin.mounted() == Mounted::ReadWrite),
             tracked: minors.iter().flatten().any(|minor| Some(minor.running.origin.id()) == id),
         };
         facts.check_setup()?;
@@ -171,7 +192,9 @@ impl Driver {
         };
         print::info("minor % is tracked", setup.minor.into());
         let number = setup.minor;
-        let mut minor = Minor { disk: None, running: minor, number, block_device: setup.block_device, file };
+        let Setup { block_device, cow_file, .. } = setup;
+        let file = Some(file);
+        let mut minor = Minor { disk: None, running: minor, number, block_device, cow_file, file, before: None };
         let result = minor.add_disk();
         if result.is_err() {
             let _ = end(&mut minor);
@@ -213,7 +236,8 @@ impl Driver {
         self.on(minor, true, |minor| {
             minor.running.with(|device| device.state().after(super::logic::state::Event::ToSnapshot))?;
             let header = minor.running.with(|device| device.epoch().map(|epoch| epoch.header)).ok_or(Errno::EINVAL)?;
-            if minor.file.is_at(path) {
+            let former = minor.file.clone().ok_or(Errno::EINVAL)?;
+            if former.is_at(path) {
                 return Err(Errno::EINVAL);
             }
             let origin = &minor.running.origin;
@@ -221,7 +245,6 @@ impl Driver {
             let bytes = file_bytes(cow_mib, Some(header.fsize), geometry, module::default_percentage())?;
             let (file, described) = new_file(origin, path, bytes, Some((header.seqid, header.uuid)))?;
             let next = Some((File::Next, file.clone()));
-            let former = minor.file.clone();
             let result = minor.running.command(next, |device| take(device, described, &file, Some(&former)));
             drop(former);
             // Whether or not the former file could be completed, the switch may have happened.
@@ -230,7 +253,7 @@ impl Driver {
                 let _ = file.remove();
                 return result;
             }
-            minor.file = file;
+            minor.file = Some(file);
             minor.add_disk()?;
             result
         })
@@ -293,7 +316,7 @@ impl Driver {
                 uuid: [0; 16],
                 version: 0,
                 changed: 0,
-                cow_file: minor.file.path(),
+                cow_file: minor.path(),
                 block_device: minor.block_device.bytes(),
             };
             minor.running.with(|device| {
@@ -323,9 +346,10 @@ impl Driver {
     pub fn report(&self, sink: &mut dyn Sink) {
         let minors = self.minors.lock();
         let devices = minors.iter().flatten().map(|minor| {
+            minor.refresh();
             minor.running.with(|device| report::Device {
                 minor: minor.number,
-                cow_file: minor.file.path(),
+                cow_file: minor.path(),
                 block_device: minor.block_device.bytes(),
                 max_cache: device.cache_bytes(),
                 state: device.state(),

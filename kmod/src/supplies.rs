@@ -10,9 +10,12 @@ use super::logic::errno::Errno;
 use super::logic::fast::Fast;
 use super::logic::geometry::Geometry;
 use super::logic::index::Index;
+use super::logic::memory::Block;
+use super::logic::recovery::Finding;
 use super::logic::region::Region;
 use super::logic::slab::{Slab, NONE};
 use super::logic::state::State;
+use super::logic::tracking::Tracking;
 use super::logic::word::Word;
 
 /// Writes that can be held by the model at a time; further ones wait in the worker.
@@ -39,6 +42,19 @@ pub fn new_epoch(origin: Origin) -> Result<Epoch<Kernel>, Errno> {
         let regions = KVec::filled(Region::CLEAN, needs.regions as usize)?;
         let pages = KVec::filled(Commit::new(), needs.pages as usize)?;
         Some(Epoch::new(origin, bits(origin.geometry)?, regions, pages, Page::new()?))
+    };
+    epoch().ok_or(Errno::ENOMEM)
+}
+
+/// The epoch of a file that was found; its bits are those that `device` notes changes in.
+pub fn found_epoch(block: &Block, finding: Finding, device: &Device<Kernel>) -> Result<Epoch<Kernel>, Errno> {
+    let needs = Needs::of(device.geometry());
+    let epoch = || {
+        let regions = KVec::filled(Region::CLEAN, needs.regions as usize)?;
+        let pages = KVec::filled(Commit::new(), needs.pages as usize)?;
+        let tracking = Tracking::new(device.geometry(), regions, pages);
+        let Finding { identity, header, record, .. } = finding;
+        Some(Epoch::found(block, identity, header, record, device.fast(), tracking, Page::new()?))
     };
     epoch().ok_or(Errno::ENOMEM)
 }

@@ -493,8 +493,7 @@ impl Tracker {
             }
             (Step::ReadBlock0, _) => {
                 let mut page = Memory::sure();
-                let bytes = self.geometry.device_bytes().min(BLOCK_SIZE as u64) as usize;
-                let result = page.get_mut(..bytes).map_or(Err(Errno::EIO), |start| self.origin.read_start(start));
+                let result = self.read_block0(&mut page);
                 block0 = Some(page);
                 result
             }
@@ -512,9 +511,17 @@ impl Tracker {
         inner
     }
 
-    /// The file that is tracked into.
-    pub fn current_file(&self) -> Option<Shared<CowFile>> {
-        self.inner.lock().files.current.clone()
+    /// Reads block 0 of the device; what is beyond its end stays as it is.
+    pub fn read_block0(&self, to: &mut Memory) -> Result<(), Errno> {
+        let bytes = self.geometry.device_bytes().min(BLOCK_SIZE as u64) as usize;
+        to.get_mut(..bytes).map_or(Err(Errno::EIO), |start| self.origin.read(0, start))
+    }
+
+    /// The current file was found again.
+    pub fn replace_file(&self, file: Shared<CowFile>) {
+        let former = self.inner.lock().files.current.replace(file);
+        // Closed here, not under the lock.
+        drop(former);
     }
 }
 

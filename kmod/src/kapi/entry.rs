@@ -61,6 +61,13 @@ extern "C" fn elio_rs_report(out: Opaque) {
 }
 
 #[no_mangle]
+extern "C" fn elio_rs_mounted(device: u64) {
+    if let Some(driver) = driver() {
+        driver.mounted(device);
+    }
+}
+
+#[no_mangle]
 extern "C" fn elio_rs_work(context: Opaque) {
     // SAFETY: the worker was made with a tracker that outlives it.
     unsafe { &*context.cast::<Tracker>() }.work();

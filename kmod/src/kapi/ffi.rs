@@ -25,7 +25,15 @@ extern "C" {
     pub(super) fn elio_signal_free(signal: Opaque);
     pub(super) fn elio_rcu_wait();
 
-    pub(super) fn elio_print(level: u32, text: *const u8, length: usize, number: u64, error: i64);
+    pub(super) fn elio_print(
+        level: u32,
+        text: *const u8,
+        length: usize,
+        number: u64,
+        why: *const u8,
+        why_length: usize,
+        error: i64,
+    );
     pub(super) fn elio_bug();
 
     pub(super) fn elio_worker_new(context: Opaque, minor: u32) -> Opaque;
@@ -73,6 +81,9 @@ extern "C" {
     pub(super) fn elio_device_thaw(device: Opaque) -> i32;
 
     pub(super) fn elio_cow_create(path: *const u8, device: Opaque, zeroed: u64, bytes: u64, error: *mut i64) -> Opaque;
+    pub(super) fn elio_cow_find(path: *const u8, length: usize, device: Opaque, error: *mut i64) -> Opaque;
+    pub(super) fn elio_cow_is_mounted(cow: Opaque) -> bool;
+    pub(super) fn elio_cow_is_pinned(cow: Opaque) -> bool;
     pub(super) fn elio_cow_extents(cow: Opaque) -> u32;
     pub(super) fn elio_cow_extent(cow: Opaque, at: u32, file: *mut u64, sector: *mut u64, sectors: *mut u64);
     pub(super) fn elio_cow_path(cow: Opaque) -> *const u8;

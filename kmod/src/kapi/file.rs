@@ -4,6 +4,7 @@
 use super::super::logic::errno::Errno;
 use super::ffi::{self, Opaque};
 use super::user::Text;
+use super::io::SECTOR;
 use super::{check, errno, Origin};
 
 /// A run of a file's sectors and where they are on the device.
@@ -35,6 +36,42 @@ impl CowFile {
             return Err(errno(error));
         }
         Ok(CowFile(cow))
+    }
+
+    /// Finds a file that is there, by its path from the root of the volume. `ENODEV` when the volume is
+    /// not mounted, `ENOENT` when there is no such file.
+    pub fn find(path: &[u8], origin: &Origin) -> Result<CowFile, Errno> {
+        let mut error = 0;
+        // SAFETY: the path is that long and not kept, and the origin is open.
+        let cow = unsafe { ffi::elio_cow_find(path.as_ptr(), path.len(), origin.as_ptr(), &mut error) };
+        if cow.is_null() {
+            return Err(errno(error));
+        }
+        Ok(CowFile(cow))
+    }
+
+    /// Whether the volume is mounted read-write.
+    pub fn is_mounted(&self) -> bool {
+        // SAFETY: it lives as long as `self`; so below.
+        unsafe { ffi::elio_cow_is_mounted(self.0) }
+    }
+
+    /// Whether the file system keeps it where it is: until the volume is unmounted.
+    pub fn is_pinned(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { ffi::elio_cow_is_pinned(self.0) }
+    }
+
+    /// Size (bytes): the end of its last piece.
+    pub fn bytes(&self) -> u64 {
+        let last = self.pieces().checked_sub(1).and_then(|last| self.piece(last));
+        last.map_or(0, |last| last.file_sector.saturating_add(last.sectors).saturating_mul(SECTOR))
+    }
+
+    /// Whether all that it has lies where the same of `other` lies.
+    pub fn lies_like(&self, other: &CowFile) -> bool {
+        let places = |file: &CowFile, at| file.piece(at).map(|piece| (piece.file_sector, piece.sector, piece.sectors));
+        self.pieces() == other.pieces() && (0..self.pieces()).all(|at| places(self, at) == places(other, at))
     }
 
     /// How many pieces it has.

@@ -17,6 +17,17 @@ use super::{check, errno, Worker};
 /// Size of a sector (bytes).
 pub const SECTOR: u64 = 512;
 
+/// Who has a block device.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Mounted {
+    /// Nobody.
+    No,
+    /// A file system that cannot be written to.
+    ReadOnly,
+    /// A file system, or something else that claimed it.
+    ReadWrite,
+}
+
 /// The block device that is tracked.
 pub struct Origin(Opaque);
 
@@ -52,10 +63,14 @@ impl Origin {
         unsafe { ffi::elio_device_bytes(self.0) }
     }
 
-    /// Whether a file system has it.
-    pub fn is_mounted(&self) -> bool {
+    /// Who has it.
+    pub fn mounted(&self) -> Mounted {
         // SAFETY: as above.
-        unsafe { ffi::elio_device_mounted(self.0) != 0 }
+        match unsafe { ffi::elio_device_mounted(self.0) } {
+            0 => Mounted::No,
+            1 => Mounted::ReadOnly,
+            _ => Mounted::ReadWrite,
+        }
     }
 
     /// Whether it is of a kind that can be tracked.
@@ -88,10 +103,10 @@ impl Origin {
         check(unsafe { ffi::elio_device_thaw(self.0) }.into())
     }
 
-    /// Reads from the start of the device, waiting.
-    pub fn read_start(&self, to: &mut [u8]) -> Result<(), Errno> {
+    /// Reads at most a block from a sector on, waiting.
+    pub fn read(&self, sector: u64, to: &mut [u8]) -> Result<(), Errno> {
         // SAFETY: the memory is borrowed until the read has ended.
-        check(unsafe { ffi::elio_io_sync_read(self.bdev(), 0, to.as_mut_ptr(), to.len()) }.into())
+        check(unsafe { ffi::elio_io_sync_read(self.bdev(), sector, to.as_mut_ptr(), to.len()) }.into())
     }
 }
 

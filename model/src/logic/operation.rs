@@ -202,6 +202,7 @@ impl<M: Memory> Device<M> {
         if !self.state.unverified {
             return Err(Errno::EINVAL);
         }
+        self.error = None;
         let accepted = found.epoch.record.token.accepts(&found.block0);
         self.lost = found.epoch.record.lost;
         if !accepted && !M::has(Mutant::TokenUnchecked) {
