@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The scenarios, and which of them share a boot.
+//!
+//! Invariant: a scenario leaves the machine as it found it, the content of its disks apart.
+
+mod area;
+mod cycle;
+mod errno;
+mod hammer;
+mod load;
+mod many;
+mod mount;
+
+pub use hammer::crowd;
+
+use std::time::Duration;
+
+use crate::machine::Machine;
+
+/// A scenario.
+#[derive(Debug)]
+pub struct Scenario {
+    /// Its name, without spaces.
+    pub name: &'static str,
+    /// How long it may take. Machines without hardware support are slow, and loaded ones slower.
+    pub limit: Duration,
+    /// Whether the module is loaded before it.
+    pub loads: bool,
+    /// The module's parameters.
+    pub parameters: &'static str,
+    /// Carries it out.
+    pub run: fn() -> anyhow::Result<()>,
+}
+
+impl Scenario {
+    const fn new(name: &'static str, run: fn() -> anyhow::Result<()>) -> Scenario {
+        Scenario { name, limit: Duration::from_secs(180), loads: true, parameters: "", run }
+    }
+}
+
+/// Scenarios that share a machine.
+#[derive(Debug)]
+pub struct Group {
+    /// Its name.
+    pub name: &'static str,
+    /// What the machine has.
+    pub machine: Machine,
+    /// In their order.
+    pub scenarios: &'static [Scenario],
+}
+
+const MACHINE: Machine = Machine { memory_mib: 2048, disks_mib: &[320, 128, 128], limit: Duration::from_secs(1500) };
+
+const SMALL: Machine = Machine { memory_mib: 256, disks_mib: &[1024], limit: Duration::from_secs(1500) };
+
+/// Every group, each a boot.
+pub const GROUPS: &[Group] = &[
+    Group { name: "cycle", machine: MACHINE, scenarios: cycle::SCENARIOS },
+    Group { name: "area", machine: MACHINE, scenarios: area::SCENARIOS },
+    Group { name: "load", machine: MACHINE, scenarios: load::SCENARIOS },
+    Group { name: "many", machine: MACHINE, scenarios: many::SCENARIOS },
+    Group { name: "mount", machine: MACHINE, scenarios: mount::SCENARIOS },
+    Group { name: "errno", machine: MACHINE, scenarios: errno::SCENARIOS },
+    Group { name: "hammer", machine: MACHINE, scenarios: hammer::SCENARIOS },
+    Group { name: "pressure", machine: SMALL, scenarios: many::PRESSURE },
+];
+
+/// The scenario of a name.
+pub fn find(name: &str) -> Option<&'static Scenario> {
+    GROUPS.iter().flat_map(|group| group.scenarios).find(|scenario| scenario.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_scenarios_share_a_name() {
+        let names: Vec<&str> = GROUPS.iter().flat_map(|group| group.scenarios).map(|scenario| scenario.name).collect();
+        for name in &names {
+            assert_eq!(names.iter().filter(|other| *other == name).count(), 1, "{name}");
+            assert!(!name.contains([' ', ':']), "{name}");
+        }
+    }
+}

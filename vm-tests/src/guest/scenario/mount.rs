@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Volumes that come and go: unmounted, mounted by the old and the new calls and in another namespace,
+//! remounted, checked and written to in between, and destroyed in every state.
+//!
+//! Tracking is by block device: what is written while nothing is mounted counts as well.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::{ensure, Context as _};
+use rustix::mount::MountFlags;
+
+use super::Scenario;
+use crate::guest::content::{self, ensure_same, ranges, Disk};
+use crate::guest::device::{Device, Kind};
+use crate::guest::driver::{snapshot, Command, Driver};
+use crate::guest::shell;
+use crate::guest::volume::{Format, Volume};
+
+/// Each way to mount, and each state to end in.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario::new("mount-new", || away(Format::Ext4, mount_new)),
+    Scenario::new("mount-old", || away(Format::Ext4, mount_old)),
+    Scenario::new("mount-namespace", || away(Format::Ext4, mount_namespace)),
+    Scenario::new("mount-xfs", || away(Format::Xfs, mount_new)),
+    Scenario::new("mount-snapshot", snapshot_stays),
+    Scenario::new("remount", remount),
+    Scenario::new("unmount-lazy", lazy),
+    Scenario::new("destroy", destroy),
+];
+
+/// The states' words: `reference` of the interface.
+const DORMANT_INCREMENTAL: u64 = 0;
+const DORMANT_SNAPSHOT: u64 = 1;
+const INCREMENTAL: u64 = 2;
+const SNAPSHOT: u64 = 3;
+
+/// util-linux mounts through fsopen, fsmount and move_mount.
+fn mount_new(volume: &Volume) -> anyhow::Result<()> {
+    volume.mount("")
+}
+
+/// mount(2).
+fn mount_old(volume: &Volume) -> anyhow::Result<()> {
+    rustix::mount::mount(volume.device(), &volume.root, "ext4", MountFlags::empty(), None)?;
+    Ok(())
+}
+
+/// First in a namespace that then ends, after writing there, and then here.
+fn mount_namespace(volume: &Volume) -> anyhow::Result<()> {
+    let (device, root) = (volume.device().display(), volume.root.display());
+    shell::run_words(&[
+        "unshare",
+        "--mount",
+        "--propagation",
+        "private",
+        "/bin/sh",
+        "-ec",
+        &format!("mount {device} {root}; dd if=/dev/urandom of={root}/inside bs=4k count=8 conv=fsync status=none"),
+    ])?;
+    volume.mount("")
+}
+
+fn state(driver: &mut Driver, expected: u64) -> anyhow::Result<()> {
+    let info = driver.info(0)?;
+    ensure!(info.state.0 == expected, "the state is {}, not {expected}: {info:?}", info.state.0);
+    ensure!(info.error.is_none(), "{info:?}");
+    Ok(())
+}
+
+/// A small file system, so that blocks behind it can be written to while nothing is mounted; xfs has none.
+fn small(device: &Device, format: Format) -> anyhow::Result<Volume> {
+    match format {
+        Format::Ext4 => Volume::make_small(device, 0, 64),
+        _ => Volume::make(device, format, 0),
+    }
+}
+
+fn away(format: Format, mount: fn(&Volume) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let device = Device::new(Kind::Linear, 0, if format == Format::Xfs { 310 } else { 80 })?;
+    let volume = small(&device, format)?;
+    volume.fill("f", 512, 1)?;
+    let mut driver = Driver::open()?;
+    driver.setup(device.path(), &volume.path("cow0"), 12, 0)?;
+    let first = content::read(&snapshot(0))?;
+    driver.incremental(0)?;
+    volume.fill("f", 32, 2)?;
+
+    volume.unmount()?;
+    state(&mut driver, DORMANT_INCREMENTAL)?;
+    // Nobody but us: a check that repairs, and a plain write.
+    let mut written = BTreeSet::new();
+    if format == Format::Ext4 {
+        shell::script(&format!("e2fsck -fy {} || [ $? -le 1 ]", device.name()))?;
+        Disk::open(device.path(), true)?.write(volume.area + 10, 5, 3)?;
+        shell::run(&format!(
+            "dd if=/dev/urandom of={} bs=4k count=3 seek={} conv=notrunc,fsync status=none",
+            device.name(),
+            volume.area + 100
+        ))?;
+        written.extend((volume.area + 10..volume.area + 15).chain(volume.area + 100..volume.area + 103));
+    } else {
+        shell::run(&format!("xfs_admin -L name {}", device.name()))?;
+    }
+    mount(&volume)?;
+    state(&mut driver, INCREMENTAL)?;
+    volume.fill("f", 64, 4)?;
+    shell::run("sync")?;
+
+    driver.snapshot(&volume.path("cow1"), 12, 0)?;
+    let second = content::read(&snapshot(0))?;
+    let list = content::listed(&volume.path("cow0"), first.len() as u64)?;
+    let missing: Vec<u64> = written.into_iter().filter(|block| list.binary_search(block).is_err()).collect();
+    ensure!(missing.is_empty(), "written while unmounted, but not listed: {}", ranges(&missing));
+    super::cycle::check_list(&list, &first, &second)?;
+    let image = Path::new("/run/image");
+    std::fs::write(image, &first)?;
+    super::cycle::update(0, &volume.path("cow0"), image)?;
+    ensure_same("the image and the snapshot", &std::fs::read(image)?, &second)?;
+    std::fs::remove_file(image)?;
+    driver.destroy(0)?;
+    volume.unmount()?;
+    volume.check()
+}
+
+/// A snapshot outlives its volume's absence, and what is written meanwhile.
+fn snapshot_stays() -> anyhow::Result<()> {
+    let device = Device::new(Kind::Virtio, 1, 128)?;
+    let volume = Volume::make_small(&device, 0, 64)?;
+    volume.fill("f", 512, 1)?;
+    let mut driver = Driver::open()?;
+    driver.setup(device.path(), &volume.path("cow0"), 16, 0)?;
+    let first = content::read(&snapshot(0))?;
+    volume.fill("f", 64, 2)?;
+    volume.unmount()?;
+    state(&mut driver, DORMANT_SNAPSHOT)?;
+    Disk::open(device.path(), true)?.write(volume.area, 64, 3)?;
+    for _ in 0..2 {
+        volume.mount("")?;
+        state(&mut driver, SNAPSHOT)?;
+        volume.fill("f", 128, 4)?;
+        shell::run("sync")?;
+        ensure_same("the snapshot, after the volume came back", &first, &content::read(&snapshot(0))?)?;
+        volume.unmount()?;
+    }
+    volume.mount("")?;
+    driver.destroy(0)?;
+    ensure!(!volume.path("cow0").exists(), "the COW file is still there");
+    volume.unmount()?;
+    volume.check()
+}
+
+/// Read-only and back; nothing is lost.
+fn remount() -> anyhow::Result<()> {
+    let device = Device::new(Kind::Virtio, 1, 128)?;
+    let volume = Volume::make_small(&device, 0, 64)?;
+    volume.fill("f", 512, 1)?;
+    let mut driver = Driver::open()?;
+    driver.setup(device.path(), &volume.path("cow0"), 16, 0)?;
+    let first = content::read(&snapshot(0))?;
+    volume.fill("f", 64, 2)?;
+    let remount = |options: &str| shell::run(&format!("mount -o remount,{options} {}", volume.root.display()));
+    remount("ro")?;
+    Disk::open(device.path(), true)?.write(volume.area, 64, 3)?;
+    remount("rw")?;
+    state(&mut driver, SNAPSHOT)?;
+    volume.fill("f", 128, 4)?;
+    shell::run("sync")?;
+    ensure_same("the snapshot", &first, &content::read(&snapshot(0))?)?;
+    driver.incremental(0)?;
+    remount("ro")?;
+    Disk::open(device.path(), true)?.write(volume.area + 200, 64, 5)?;
+    remount("rw")?;
+    driver.snapshot(&volume.path("cow1"), 16, 0)?;
+    let second = content::read(&snapshot(0))?;
+    super::cycle::check_list(&content::listed(&volume.path("cow0"), first.len() as u64)?, &first, &second)?;
+    driver.destroy(0)
+}
+
+/// A lazy unmount ends when its last user does.
+fn lazy() -> anyhow::Result<()> {
+    let device = Device::new(Kind::Virtio, 1, 128)?;
+    let volume = Volume::make_small(&device, 0, 64)?;
+    volume.fill("f", 64, 1)?;
+    let mut driver = Driver::open()?;
+    driver.setup(device.path(), &volume.path("cow0"), 16, 0)?;
+    let first = content::read(&snapshot(0))?;
+    let user = std::fs::File::options().write(true).open(volume.path("f"))?;
+    shell::run(&format!("umount -l {}", volume.root.display()))?;
+    use std::os::unix::fs::FileExt as _;
+    user.write_all_at(&[7; 40960], 0)?;
+    user.sync_all()?;
+    ensure_same("the snapshot, with a user of a volume that is gone", &first, &content::read(&snapshot(0))?)?;
+    drop(user);
+    Disk::open(device.path(), true)?.write(volume.area, 16, 3)?;
+    volume.mount("")?;
+    ensure_same("the snapshot, after the volume came back", &first, &content::read(&snapshot(0))?)?;
+    driver.destroy(0)
+}
+
+/// In each state: afterwards the minor is free, the device can be written to, and all of it again works.
+fn destroy() -> anyhow::Result<()> {
+    let device = Device::new(Kind::Virtio, 1, 128)?;
+    let volume = Volume::make_small(&device, 0, 64)?;
+    let mut driver = Driver::open()?;
+    let disk = Disk::open(device.path(), true)?;
+    type Step = fn(&mut Driver, &Volume, &Disk) -> anyhow::Result<()>;
+    let states: [(&str, Step); 7] = [
+        ("active snapshot", |_, _, _| Ok(())),
+        ("active incremental", |driver, _, _| driver.incremental(0)),
+        ("failed snapshot", |driver, volume, disk| {
+            for block in (0..4096).step_by(256) {
+                disk.write(volume.area + block, 256, 7)?;
+            }
+            let info = driver.info(0)?;
+            ensure!(info.error.is_some(), "{info:?}");
+            Ok(())
+        }),
+        ("failed snapshot gone incremental", |driver, volume, disk| {
+            for block in (0..4096).step_by(256) {
+                disk.write(volume.area + block, 256, 8)?;
+            }
+            driver.incremental(0)
+        }),
+        ("dormant snapshot", |_, volume, _| volume.unmount()),
+        ("dormant incremental", |driver, volume, _| {
+            driver.incremental(0)?;
+            volume.unmount()
+        }),
+        ("dormant, then mounted", |_, volume, _| {
+            volume.unmount()?;
+            volume.mount("")
+        }),
+    ];
+    for (round, (name, step)) in states.iter().enumerate() {
+        (|| {
+            driver.setup(device.path(), &volume.path(&format!("cow{round}")), 8, 0)?;
+            step(&mut driver, &volume, &disk)?;
+            driver.destroy(0)?;
+            disk.write(volume.area, 16, round as u64)?;
+            if !volume.is_mounted()? {
+                volume.mount("")?;
+            }
+            // A file that could not be reached is nobody's any more.
+            shell::run(&format!("rm -f {}", volume.path(&format!("cow{round}")).display()))?;
+            anyhow::Ok(())
+        })()
+        .with_context(|| (*name).to_owned())?;
+    }
+    // Unverified, where no file was seen yet.
+    volume.unmount()?;
+    for reload in [Command::ReloadSnapshot, Command::ReloadIncremental] {
+        let outcome = driver.once(reload(device.path(), Path::new("/none"), 0))?;
+        ensure!(outcome == Ok(()), "reload: {outcome:?}");
+        disk.write(volume.area, 16, 99)?;
+        driver.destroy(0)?;
+        disk.write(volume.area, 16, 100)?;
+    }
+    volume.check()
+}

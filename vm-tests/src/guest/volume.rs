@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A file system on a device, mounted.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use super::content::stamped;
+use super::device::Device;
+use super::shell;
+
+/// How a file system is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// ext4 with blocks of 4096 bytes.
+    Ext4,
+    /// ext4 with blocks of 1024 bytes.
+    Ext4Small,
+    /// ext3, by the driver of ext4.
+    Ext3,
+    /// ext2, by the driver of ext4.
+    Ext2,
+    /// xfs.
+    Xfs,
+}
+
+impl Format {
+    fn command(self) -> &'static str {
+        match self {
+            Format::Ext4 => "mkfs.ext4 -q -F -b 4096 -E lazy_itable_init=0",
+            Format::Ext4Small => "mkfs.ext4 -q -F -b 1024 -E lazy_itable_init=0",
+            Format::Ext3 => "mkfs.ext3 -q -F -b 4096",
+            Format::Ext2 => "mkfs.ext2 -q -F -b 4096",
+            Format::Xfs => "mkfs.xfs -q -f",
+        }
+    }
+
+    /// The smallest device that it is made on here (MiB).
+    pub fn mib(self) -> u32 {
+        if self == Format::Xfs {
+            304
+        } else {
+            64
+        }
+    }
+}
+
+/// A mounted file system; unmounted when it is dropped.
+#[derive(Debug)]
+pub struct Volume {
+    /// Where.
+    pub root: PathBuf,
+    /// The first block behind it, if the device goes on there.
+    pub area: u64,
+    device: PathBuf,
+    format: Format,
+}
+
+impl Volume {
+    /// Makes a file system and mounts it at `/run/volumeNUMBER`.
+    pub fn make(device: &Device, format: Format, number: u8) -> anyhow::Result<Volume> {
+        Volume::make_with(device, format, number, format.command())
+    }
+
+    /// As [`Volume::make`], with a command of its own, to which the device is added.
+    pub fn make_with(device: &Device, format: Format, number: u8, command: &str) -> anyhow::Result<Volume> {
+        let volume = Volume::unmounted(device, format, number)?;
+        shell::run(&format!("{command} {}", device.name()))?;
+        volume.mount("")?;
+        Ok(volume)
+    }
+
+    fn unmounted(device: &Device, format: Format, number: u8) -> anyhow::Result<Volume> {
+        let root = PathBuf::from(format!("/run/volume{number}"));
+        fs::create_dir_all(&root)?;
+        Ok(Volume { root, device: device.path.clone(), format, area: 0 })
+    }
+
+    /// Makes an ext4 of so many MiB at the beginning of a device and mounts it; behind it the device is
+    /// nobody's, and can be written to by block.
+    pub fn make_small(device: &Device, number: u8, mib: u32) -> anyhow::Result<Volume> {
+        let mut volume = Volume::unmounted(device, Format::Ext4, number)?;
+        shell::run(&format!("{} {} {mib}M", Format::Ext4.command(), device.name()))?;
+        volume.mount("")?;
+        volume.area = u64::from(mib) * 256;
+        Ok(volume)
+    }
+
+    /// Mounts it, with options as for mount.
+    pub fn mount(&self, options: &str) -> anyhow::Result<()> {
+        shell::run(&format!("mount {options} {} {}", self.device.display(), self.root.display()))?;
+        Ok(())
+    }
+
+    /// Unmounts it.
+    pub fn unmount(&self) -> anyhow::Result<()> {
+        shell::run(&format!("umount {}", self.root.display()))?;
+        Ok(())
+    }
+
+    /// What it is on.
+    pub fn device(&self) -> &Path {
+        &self.device
+    }
+
+    /// Whether it is mounted where it was made.
+    pub fn is_mounted(&self) -> anyhow::Result<bool> {
+        let at = format!(" {} ", self.root.display());
+        Ok(fs::read_to_string("/proc/mounts")?.contains(&at))
+    }
+
+    /// A path in it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// Writes a file of so many blocks, each like no other.
+    pub fn fill(&self, name: &str, blocks: u64, stamp: u64) -> anyhow::Result<()> {
+        let file = File::options().create(true).truncate(false).write(true).open(self.path(name))?;
+        for block in 0..blocks {
+            file.write_all_at(&stamped(block, stamp), block * 4096)?;
+        }
+        Ok(())
+    }
+
+    /// Checks the file system, which must not be mounted.
+    pub fn check(&self) -> anyhow::Result<()> {
+        check(self.format, &self.device)
+    }
+}
+
+/// Checks a file system that is not mounted.
+pub fn check(format: Format, device: &Path) -> anyhow::Result<()> {
+    let device = device.display();
+    match format {
+        Format::Xfs => shell::run(&format!("xfs_repair -n {device}")),
+        _ => shell::run(&format!("e2fsck -fn {device}")),
+    }
+    .context("the file system is damaged")?;
+    Ok(())
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        let mounted = fs::read_to_string("/proc/mounts").unwrap_or_default();
+        let at = format!(" {} ", self.root.display());
+        for _ in mounted.lines().filter(|line| line.contains(&at)) {
+            if let Err(error) = self.unmount() {
+                eprintln!("{error:#}");
+            }
+        }
+    }
+}
