@@ -320,8 +320,11 @@ struct elio_cow *elio_cow_create(const char *path, void *device, u64 zeroed, u64
 		return NULL;
 	}
 	*error = elio_cow_check(file_inode(file), device);
-	if (*error)
+	if (*error) {
+		if (file->f_mode & FMODE_CREATED)
+			elio_cow_unlink(file_inode(file));
 		goto out;
+	}
 	*error = -ENOMEM;
 	cow = elio_cow_new();
 	if (!cow)

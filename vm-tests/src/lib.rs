@@ -9,6 +9,7 @@
 //! scenario says and what the kernel says stand in the order in which they happened.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod conformance;
 pub mod guest;
 pub mod machine;
 pub mod matrix;

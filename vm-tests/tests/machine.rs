@@ -23,7 +23,9 @@ fn run(kernel: &Kernel, group: &Group) -> Result<(), Failed> {
     arguments.extend(&names);
     let guest = Path::new(env!("CARGO_BIN_EXE_vm-guest"));
     let console = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{}.console", kernel.title(), group.name));
-    let done = boot(kernel, &group.machine, guest, &arguments, &[], &console).map_err(|error| format!("{error:#}"))?;
+    let conformance = Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance");
+    let done = boot(kernel, &group.machine, guest, &arguments, &[conformance], &console)
+        .map_err(|error| format!("{error:#}"))?;
     let mut faults = judge(&done.console, &names);
     if done.out_of_time {
         faults.push(format!("the machine was not done after {:?}", group.machine.limit));

@@ -59,6 +59,12 @@ impl Disk {
         Ok(())
     }
 
+    /// Writes bytes, whole sectors.
+    pub fn write_bytes(&self, offset: u64, bytes: &mut Aligned) -> anyhow::Result<()> {
+        self.0.write_all_at(bytes.bytes(), offset)?;
+        Ok(())
+    }
+
     /// Reads bytes, whole sectors.
     pub fn read(&self, offset: u64, length: usize) -> anyhow::Result<Vec<u8>> {
         let mut buffer = Aligned::zeroed(length);
@@ -132,19 +138,20 @@ pub fn ranges(numbers: &[u64]) -> String {
     text.join(" ")
 }
 
-/// The blocks that a finished copy-on-write file lists, by a reader that knows the format's first
-/// version and nothing of the driver.
+/// The blocks that a finished copy-on-write file lists.
 pub fn listed(file: &Path, device_bytes: u64) -> anyhow::Result<Vec<u64>> {
     let bytes = std::fs::read(file).with_context(|| file.display().to_string())?;
-    let magic = bytes.get(..4).map(|magic| u32::from_le_bytes([magic[0], magic[1], magic[2], magic[3]]));
-    ensure!(magic == Some(4776), "{} is no copy-on-write file: {magic:?}", file.display());
-    let entries = bytes.get(BLOCK..).unwrap_or_default().chunks_exact(8);
-    let blocks = device_bytes.div_ceil(BLOCK as u64);
-    Ok((0..blocks)
-        .zip(entries)
-        .filter(|(_, entry)| entry.iter().any(|byte| *byte != 0))
-        .map(|(block, _)| block)
-        .collect())
+    listed_in(&bytes, device_bytes.div_ceil(BLOCK as u64)).with_context(|| file.display().to_string())
+}
+
+/// The blocks that the bytes of such a file list, for a device of so many blocks; by a reader that knows
+/// the format's first version and nothing of the driver.
+pub fn listed_in(file: &[u8], blocks: u64) -> anyhow::Result<Vec<u64>> {
+    let magic = file.get(..4).map(|magic| u32::from_le_bytes([magic[0], magic[1], magic[2], magic[3]]));
+    ensure!(magic == Some(4776), "no copy-on-write file begins with {magic:?}");
+    let entries = file.get(BLOCK..).unwrap_or_default().chunks_exact(8);
+    let listed = (0..blocks).zip(entries).filter(|(_, entry)| entry.iter().any(|byte| *byte != 0));
+    Ok(listed.map(|(block, _)| block).collect())
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! Invariant: a scenario leaves the machine as it found it, the content of its disks apart.
 
 mod area;
+mod conformance;
 mod cycle;
 mod errno;
 mod hammer;
@@ -62,6 +63,7 @@ pub const GROUPS: &[Group] = &[
     Group { name: "mount", machine: MACHINE, scenarios: mount::SCENARIOS },
     Group { name: "errno", machine: MACHINE, scenarios: errno::SCENARIOS },
     Group { name: "hammer", machine: MACHINE, scenarios: hammer::SCENARIOS },
+    Group { name: "conformance", machine: MACHINE, scenarios: conformance::SCENARIOS },
     Group { name: "pressure", machine: SMALL, scenarios: many::PRESSURE },
 ];
 
