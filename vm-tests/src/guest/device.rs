@@ -23,7 +23,9 @@ pub enum Kind {
     Loop,
     /// null_blk, backed by memory, with a request queue.
     Null,
-    /// brd, which has none.
+    /// null_blk, of which only the first half can be written to anywhere.
+    Zoned,
+    /// brd, which has no request queue.
     Brd,
 }
 
@@ -41,6 +43,22 @@ pub struct Device {
 fn virtio(number: u8) -> String {
     format!("/dev/vd{}", char::from(b'a' + number))
 }
+
+/// Makes a device of null_blk, with more settings.
+fn null_blk(mib: u32, more: &str) -> String {
+    format!(
+        "modprobe null_blk nr_devices=0
+        mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
+        d=/sys/kernel/config/nullb/nullb0
+        mkdir $d
+        echo {mib} >$d/size; echo 1 >$d/memory_backed; echo 1 >$d/discard; echo 4096 >$d/blocksize
+        {more}
+        echo 1 >$d/power
+        udevadm settle"
+    )
+}
+
+const NO_NULL_BLK: &str = "rmdir /sys/kernel/config/nullb/nullb0; rmmod null_blk";
 
 /// Where the partition begins (sectors).
 const PARTITION: u32 = 16384;
@@ -77,13 +95,23 @@ impl Device {
             Kind::Linear => (
                 "/dev/mapper/linear".into(),
                 disk.clone(),
-                format!("modprobe dm_mod; dmsetup create linear --table \"0 {} linear {disk} 2048\"; udevadm settle", mib * 2048),
+                format!(
+                    "modprobe dm_mod
+                    dmsetup create linear --table \"0 {} linear {disk} 2048\"
+                    udevadm settle",
+                    mib * 2048
+                ),
                 "dmsetup remove --retry linear".into(),
             ),
             Kind::Lvm => (
                 "/dev/group/volume".into(),
                 disk.clone(),
-                format!("modprobe dm_mod; wipefs -qa {disk}; pvcreate -qqy {disk}; vgcreate -qq group {disk}; lvcreate -qqy -Wn -L {mib}M -n volume group; udevadm settle"),
+                format!(
+                    "modprobe dm_mod
+                    wipefs -qa {disk}; pvcreate -qqy {disk}; vgcreate -qq group {disk}
+                    lvcreate -qqy -Wn -L {mib}M -n volume group
+                    udevadm settle"
+                ),
                 format!("vgremove -qqfy group; pvremove -qqy {disk}; wipefs -qa {disk}; udevadm settle"),
             ),
             Kind::Loop => (
@@ -92,14 +120,11 @@ impl Device {
                 format!("modprobe loop; truncate -s {mib}M /run/loop{number}; losetup /dev/loop0 /run/loop{number}"),
                 format!("losetup -d /dev/loop0; rm -f /run/loop{number}"),
             ),
-            Kind::Null => (
-                "/dev/nullb0".into(),
-                "/dev/nullb0".into(),
-                format!(
-                    "modprobe null_blk nr_devices=0; d=/sys/kernel/config/nullb/nullb0; mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config; mkdir $d; echo {mib} >$d/size; echo 1 >$d/memory_backed; echo 1 >$d/discard; echo 4096 >$d/blocksize; echo 1 >$d/power"
-                ),
-                "rmdir /sys/kernel/config/nullb/nullb0; rmmod null_blk".into(),
-            ),
+            Kind::Null => ("/dev/nullb0".into(), "/dev/nullb0".into(), null_blk(mib, ""), NO_NULL_BLK.into()),
+            Kind::Zoned => {
+                let zones = "echo 1 >$d/zoned; echo 64 >$d/zone_size; echo 32 >$d/zone_nr_conv";
+                ("/dev/nullb0".into(), "/dev/nullb0".into(), null_blk(mib, zones), NO_NULL_BLK.into())
+            }
             Kind::Brd => (
                 "/dev/ram0".into(),
                 "/dev/ram0".into(),

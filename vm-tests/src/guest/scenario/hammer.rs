@@ -153,7 +153,7 @@ fn hammer(calls: u32, seed: u64) -> anyhow::Result<()> {
         kept(b"\0".to_vec()),
         kept(b"/\0".to_vec()),
         kept(b"/dev/null\0".to_vec()),
-        kept(b"/dev/vdb\0".to_vec()),
+        kept(b"/proc/self/exe\0".to_vec()),
         kept(vec![0xff; 2 * abi::PATH_MAX]),
         0,
         NOWHERE[0],
