@@ -46,7 +46,12 @@ pub fn left_over() -> Vec<String> {
         left.push(MODULE.to_owned());
     }
     let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
-    left.extend(mounts.lines().filter(|line| line.contains(" /run/volume")).map(|line| format!("mount: {line}")));
+    left.extend(
+        mounts
+            .lines()
+            .filter(|line| line.contains(" /run/volume") || line.contains(" /mnt "))
+            .map(|line| format!("mount: {line}")),
+    );
     let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
     for device in devices {
         let name = device.file_name().to_string_lossy().into_owned();
@@ -61,9 +66,12 @@ pub fn left_over() -> Vec<String> {
 /// Removes what a scenario that failed may have left, as far as that goes.
 pub fn clean_up() {
     let _ = shell::script(
-        "for n in $(seq 0 23); do elioctl destroy $n; done >/dev/null 2>&1
-        for m in $(awk '$2 ~ \"^/run/volume\" { print $2 }' /proc/mounts | tac); do umount -l $m; done
-        dmsetup remove_all --force; losetup -D
-        rmmod brd null_blk 2>/dev/null || true",
+        "umount /mnt 2>/dev/null || true
+        for n in $(seq 0 23); do elioctl destroy $n || true; done >/dev/null 2>&1
+        for m in $(awk '$2 ~ \"^/run/volume\" { print $2 }' /proc/mounts | tac); do umount -l $m || true; done
+        dmsetup remove_all --force || true; losetup -D || true
+        rmmod brd || true
+        [ ! -e /sys/kernel/config/nullb/nullb0 ] || rmdir /sys/kernel/config/nullb/nullb0
+        rmmod null_blk || true",
     );
 }

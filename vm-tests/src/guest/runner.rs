@@ -34,10 +34,12 @@ pub fn run(names: &[String]) -> ! {
             }
             Err(error) => {
                 log::say(&Line::Failed(name.clone(), format!("{error:#}").replace('\n', " | ")).text());
+                // What is tracked may be held by the module, and what is held keep the module.
                 leak::clean_up();
                 if leak::is_loaded() && leak::unload().is_err() {
                     break;
                 }
+                leak::clean_up();
             }
         }
     }

@@ -7,11 +7,13 @@ mod area;
 mod conformance;
 mod cycle;
 mod errno;
+mod fault;
 mod hammer;
 mod load;
 mod many;
 mod mount;
 
+pub use fault::SCENARIOS as FAULTS;
 pub use hammer::crowd;
 
 use std::time::Duration;
@@ -50,7 +52,9 @@ pub struct Group {
     pub scenarios: &'static [Scenario],
 }
 
-const MACHINE: Machine = Machine { memory_mib: 2048, disks_mib: &[320, 128, 128], limit: Duration::from_secs(1500) };
+/// What most groups run in.
+pub const MACHINE: Machine =
+    Machine { memory_mib: 2048, disks_mib: &[320, 128, 128], limit: Duration::from_secs(1500) };
 
 const SMALL: Machine = Machine { memory_mib: 256, disks_mib: &[1024], limit: Duration::from_secs(1500) };
 
@@ -69,7 +73,7 @@ pub const GROUPS: &[Group] = &[
 
 /// The scenario of a name.
 pub fn find(name: &str) -> Option<&'static Scenario> {
-    GROUPS.iter().flat_map(|group| group.scenarios).find(|scenario| scenario.name == name)
+    GROUPS.iter().flat_map(|group| group.scenarios).chain(FAULTS).find(|scenario| scenario.name == name)
 }
 
 #[cfg(test)]
