@@ -687,9 +687,9 @@ impl Machine {
 
     fn check_trusted(&self, id: u64, block0: &Hashes) {
         let Some(current) = self.current else { return };
-        // Seven are remembered, and none from before a discard.
-        let later: Vec<_> = self.block0_writes.iter().rev().take_while(|(other, _)| *other != id).collect();
-        if later.len() > 6 || later.iter().any(|(_, discard)| *discard) {
+        // Seven are remembered, and none from before a discard, which may have been held meanwhile.
+        let later = self.block0_writes.iter().rev().take_while(|(other, _)| *other != id).count();
+        if later > 6 || self.block0_writes.iter().rev().take(later + 8).any(|(_, discard)| *discard) {
             return;
         }
         let Some(record) = record(&self.files[current]) else { return };
