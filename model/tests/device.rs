@@ -5,10 +5,18 @@
 
 mod machine;
 
-use machine::{Command, Dice, Machine, Room};
+use machine::{bits, Command, Dice, Machine, Room};
+use model::device::{cache_split, Admission, Device, Look, DEFAULT_CACHE_BYTES};
+use model::errno::Errno;
 use model::geometry::{Extent, REGION_BLOCKS};
+use model::heap::{Bounded, Heap};
 use model::hold::Kind;
+use model::hold::Write;
 use model::recovery::Refusal;
+use model::report;
+use model::slab::Slab;
+use model::state::State;
+use model::verdict::{Reason, Verdict};
 use proptest::prelude::*;
 
 /// Three regions, the last one short, the last block a tail of one sector.
@@ -229,4 +237,217 @@ proptest! {
     ) {
         play(room, deeds);
     }
+}
+
+fn change(first: u64, count: u64) -> (Extent, Kind, bool, u8) {
+    (Extent { first, count }, Kind::Change, false, 255)
+}
+
+fn write(machine: &mut Machine, first: u64, count: u64) {
+    let (extent, kind, nowait, sectors) = change(first, count);
+    machine.write(extent, kind, nowait, sectors);
+}
+
+/// What was kept for one write is still there for the next, and nothing is kept twice.
+#[test]
+fn a_block_is_copied_once() {
+    let mut machine = Machine::new(ROOM);
+    for _ in 0..3 {
+        write(&mut machine, 60, 10);
+        machine.run_out();
+    }
+    assert_eq!(machine.device().copied_blocks(), (10, machine.geometry.data_block() + 10));
+    assert_eq!(machine.device().changed_blocks(), 10);
+    read_all(&mut machine);
+}
+
+/// A full file fails the snapshot with EFBIG; writes and tracking go on, and going incremental helps.
+#[test]
+fn a_full_file_ends_the_snapshot_only() {
+    let mut machine = Machine::new(Room { data: 20, ..ROOM });
+    write(&mut machine, 100, 20);
+    machine.run_out();
+    assert_eq!(machine.device().error(), None);
+    write(&mut machine, 200, 1);
+    machine.run_out();
+    assert_eq!(machine.device().error(), Some(Errno::EFBIG));
+    assert_eq!(report::status(machine.device(), 0).snapshot_error, -27);
+    assert_eq!(machine.device().look(Extent { first: 500, count: 1 }), Look::Failed(Errno::EIO));
+    assert_eq!(machine.device().verdict(), Verdict::Exact);
+    write(&mut machine, 300, 50);
+    machine.run_out();
+    assert_eq!(machine.device().changed_blocks(), 71);
+    assert_eq!(machine.give(Command::Drop), Ok(()));
+    machine.run_out();
+    assert_eq!((machine.device().error(), machine.device().verdict()), (None, Verdict::Exact));
+}
+
+/// Under a snapshot a discard is completed and changes nothing; without one it is a change.
+#[test]
+fn a_discard_is_a_hint_under_a_snapshot_only() {
+    let mut machine = Machine::new(ROOM);
+    let discard = |block0| Write { extent: Extent { first: 70, count: 3 }, kind: Kind::Discard, nowait: false, block0 };
+    assert_eq!(machine.device().write(1, discard([0; 8])), Admission::Complete);
+    assert_eq!(machine.device().changed_blocks(), 0);
+    assert_eq!(machine.give(Command::Drop), Ok(()));
+    machine.run_out();
+    machine.write(Extent { first: 70, count: 3 }, Kind::Discard, false, 0);
+    machine.run_out();
+    assert_eq!(machine.device().changed_blocks(), 3);
+}
+
+/// A write that may not wait is refused and leaves nothing behind; one for which there is no room comes
+/// again when there is.
+#[test]
+fn who_may_not_wait_is_told_so() {
+    let mut machine = Machine::new(Room { holds: 1, ..ROOM });
+    let write =
+        |first, nowait| Write { extent: Extent { first, count: 1 }, kind: Kind::Change, nowait, block0: [0; 8] };
+    assert_eq!(machine.device().write(90, write(10, true)), Admission::Again);
+    assert_eq!(machine.device().held_writes(), 0);
+    machine.write(Extent { first: 11, count: 1 }, Kind::Change, false, 0);
+    assert_eq!(machine.device().held_writes(), 1);
+    machine.write(Extent { first: 12, count: 1 }, Kind::Change, false, 0);
+    assert_eq!(machine.device().held_writes(), 1);
+    assert_eq!(report::status(machine.device(), 0).held_writes, 1);
+    machine.run_out();
+    assert_eq!(machine.device().changed_blocks(), 2);
+    // Covered now: it need not wait.
+    assert_eq!(machine.device().write(91, write(11, true)), Admission::Submit);
+}
+
+/// A write larger than what is seen to at a time, over many regions, words and marks.
+#[test]
+fn a_huge_write_is_whole_in_the_list() {
+    let bytes = 700 << 20;
+    let mut machine = Machine::new(Room { bytes, data: 9000, memory: 100, ..ROOM });
+    let blocks = bytes >> 12;
+    // Copied in portions that fit the memory.
+    write(&mut machine, 1000, 8000);
+    machine.run_out();
+    assert_eq!(machine.device().copied_blocks().0, 8000);
+    assert_eq!(machine.device().changed_blocks(), 8000);
+    assert_eq!(machine.give(Command::Drop), Ok(()));
+    machine.run_out();
+    write(&mut machine, 7, blocks - 7);
+    machine.run_out();
+    assert_eq!(machine.device().changed_blocks(), blocks - 7);
+    assert_eq!(machine.device().verdict(), Verdict::Exact);
+    assert_eq!(machine.give(Command::Take), Ok(()));
+    machine.run_out();
+    assert_eq!(machine.device().changed_blocks(), 0);
+}
+
+/// One command at a time, and only those that the state allows.
+#[test]
+fn commands_are_refused_while_another_runs() {
+    let mut machine = Machine::new(ROOM);
+    assert_eq!(machine.give(Command::Take), Err(Errno::EINVAL));
+    assert_eq!(machine.give(Command::Drop), Ok(()));
+    assert!(machine.device().is_busy());
+    for command in [Command::Take, Command::Drop, Command::Close, Command::Destroy] {
+        assert_eq!(machine.give(command), Err(Errno::EBUSY));
+    }
+    machine.run_out();
+    assert!(!machine.device().is_busy());
+    assert_eq!(machine.give(Command::Drop), Err(Errno::EINVAL));
+    machine.device().mounted(false);
+    assert_eq!(machine.device().state().text(), "dormant incremental");
+    assert_eq!(machine.give(Command::Take), Err(Errno::EINVAL));
+    machine.device().mounted(true);
+    assert_eq!(machine.give(Command::Take), Ok(()));
+    machine.run_out();
+    assert_eq!(machine.give(Command::Destroy), Ok(()));
+    machine.run_out();
+    assert!(machine.device().epoch().is_none());
+}
+
+/// The regions that a timer's calls find at rest are settled, so that a crash leaves an exact list.
+#[test]
+fn ticks_settle_what_is_at_rest() {
+    let mut machine = Machine::new(ROOM);
+    assert_eq!(machine.give(Command::Drop), Ok(()));
+    machine.run_out();
+    write(&mut machine, 100, 4);
+    write(&mut machine, REGION_BLOCKS, 1);
+    machine.run_out();
+    let counts = |machine: &mut Machine| {
+        let status = report::status(machine.device(), 0);
+        (status.hot_regions, status.settled_regions)
+    };
+    assert_eq!(counts(&mut machine), (2, 0));
+    for expected in [(2, 0), (0, 2)] {
+        machine.device().tick();
+        machine.run_out();
+        assert_eq!(counts(&mut machine), expected);
+    }
+    write(&mut machine, 200, 1);
+    machine.run_out();
+    machine.crash(&mut Dice(1));
+    assert!(boot(&mut machine, false, None, None));
+    // The one that was touched again is reported whole.
+    assert_eq!(machine.device().verdict(), Verdict::Bounded(REGION_BLOCKS << 12));
+    assert_eq!(machine.device().changed_blocks(), REGION_BLOCKS + 1);
+}
+
+/// Somebody writes the superblock while nobody tracks: after a crash as well as after an orderly close.
+#[test]
+fn untracked_writes_lose_the_list() {
+    for orderly in [true, false] {
+        let mut machine = Machine::new(ROOM);
+        write(&mut machine, 0, 1);
+        machine.run_out();
+        if orderly {
+            assert_eq!(machine.give(Command::Close), Ok(()));
+            machine.run_out();
+            machine.unload();
+        } else {
+            machine.crash(&mut Dice(1));
+        }
+        machine.write_untracked(0);
+        assert!(boot(&mut machine, true, None, None));
+        let device = machine.device();
+        assert_eq!(device.verdict(), Verdict::Lost(Reason::UntrackedWrites));
+        assert_eq!((device.changed_blocks(), device.state().snapshot), (BLOCKS, false));
+        let status = report::status(device, 0);
+        assert_eq!((status.verdict, status.reason, status.hot_regions), (2, 1, status.hot_regions));
+        machine.write(Extent { first: 9, count: 1 }, Kind::Change, false, 0);
+        machine.run_out();
+        assert_eq!(machine.give(Command::Take), Ok(()));
+        machine.run_out();
+        assert_eq!(machine.device().verdict(), Verdict::Exact);
+    }
+}
+
+/// Before its file is known a device notes what is written, and has nothing else to tell.
+#[test]
+fn an_unverified_device_only_notes() {
+    let geometry = Machine::new(ROOM).geometry;
+    let holds = Slab::new(Bounded::with_capacity(3));
+    let mut device: Device<Heap> = Device::new(geometry, State::unverified(true), bits(geometry), holds);
+    let write = |first, block0| Write { extent: Extent { first, count: 2 }, kind: Kind::Change, nowait: true, block0 };
+    assert_eq!(device.write(1, write(0, [5; 8])), Admission::Submit);
+    assert_eq!(device.write(2, write(1, [0; 8])), Admission::Submit);
+    assert_eq!(device.changed_blocks(), 3);
+    assert!(report::Verified::of(&device).is_none() && device.former_is_lost());
+    let status = report::status(&device, 1);
+    assert_eq!((status.cow_limit, status.cow_used, status.mark_writes, status.copied_blocks), (0, 0, 0, 0));
+    assert!(status.memory_bytes >= 8 * geometry.zones());
+    assert_eq!(device.look(Extent { first: 0, count: 1 }), Look::Failed(Errno::EIO));
+    assert_eq!(device.drop_snapshot(), Err(Errno::EINVAL));
+    device.refuse(Errno::EINVAL);
+    assert_eq!(device.error(), Some(Errno::EINVAL));
+}
+
+#[test]
+fn the_memory_limit_is_shared() {
+    let mut machine = Machine::new(ROOM);
+    assert_eq!(machine.device().cache_bytes(), DEFAULT_CACHE_BYTES);
+    machine.device().set_cache_bytes(5 << 20);
+    assert_eq!(machine.device().cache_bytes(), 5 << 20);
+    machine.device().set_cache_bytes(0);
+    assert_eq!(machine.device().cache_bytes(), DEFAULT_CACHE_BYTES);
+    assert_eq!(cache_split(1 << 20), (128, 128));
+    assert_eq!(cache_split(0), (64, 4), "a zone and a few pages at the least");
+    assert_eq!(cache_split(u64::MAX).1, u32::MAX);
 }

@@ -250,3 +250,41 @@ layout! {
     }
 }
 const _: () = assert!(STATUS == 0xc070_4120);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever the bytes are, the fields survive them, and the padding comes back as zeroes.
+    macro_rules! survives {
+        ($name:ident, $padding:expr) => {
+            let bytes: [u8; $name::SIZE] = core::array::from_fn(|at| (at * 7 + 1) as u8);
+            let again = $name::from_bytes(&bytes).to_bytes();
+            assert_eq!($name::from_bytes(&again), $name::from_bytes(&bytes));
+            let padding: &[usize] = &$padding;
+            for at in 0..$name::SIZE {
+                let expected = if padding.contains(&at) { 0 } else { bytes[at] };
+                assert_eq!(again[at], expected, "byte {at} of {}", stringify!($name));
+            }
+        };
+    }
+
+    #[test]
+    fn structures_survive_their_bytes() {
+        survives!(SetupParams, [36, 37, 38, 39]);
+        survives!(ReloadParams, [28, 29, 30, 31]);
+        survives!(TransitionSnapshotParams, [20, 21, 22, 23]);
+        survives!(ReconfigureParams, [12, 13, 14, 15]);
+        survives!(Info, [4, 5, 6, 7, 20, 21, 22, 23]);
+        survives!(Status, [108, 109, 110, 111]);
+    }
+
+    #[test]
+    fn integers_are_little_endian_and_signed_where_they_are() {
+        let mut bytes = [0; Info::SIZE];
+        bytes[16..20].copy_from_slice(&(-22i32).to_le_bytes());
+        bytes[8] = 3;
+        let info = Info::from_bytes(&bytes);
+        assert_eq!((info.error, info.state, info.minor), (-22, 3, 0));
+    }
+}

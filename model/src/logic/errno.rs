@@ -93,3 +93,25 @@ impl Errno {
         self.0.wrapping_neg()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_names_and_texts_belong_together() {
+        for (errno, number, name, text) in [
+            (Errno::EPERM, 1, "EPERM", "Operation not permitted"),
+            (Errno::EINVAL, 22, "EINVAL", "Invalid argument"),
+            (Errno::EFBIG, 27, "EFBIG", "File too large"),
+            (Errno::EOPNOTSUPP, 95, "EOPNOTSUPP", "Operation not supported"),
+        ] {
+            assert_eq!((errno.get(), errno.negative(), errno.name(), errno.text()), (number, -number, name, text));
+            assert_eq!(Errno::from_raw(number), Some(errno));
+        }
+        let other = Errno::from_raw(4095).unwrap();
+        assert_eq!((other.name(), other.text(), other.negative()), ("E?", "Unknown error", -4095));
+        assert_eq!([i32::MIN, -22, 0, 4096].map(Errno::from_raw), [None; 4]);
+        assert_eq!(Errno::from_raw(1), Some(Errno::EPERM));
+    }
+}

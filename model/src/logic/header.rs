@@ -206,6 +206,30 @@ mod tests {
     }
 
     #[test]
+    fn every_malformation_says_something_of_its_own() {
+        let all = [
+            Malformed::Magic,
+            Malformed::ByteOrder,
+            Malformed::Flags,
+            Malformed::Version,
+            Malformed::Seqid,
+            Malformed::Uuid,
+            Malformed::Fpos,
+            Malformed::Fsize,
+            Malformed::ChangedBlocks,
+            Malformed::IdentityMagic,
+            Malformed::IdentityCrc,
+            Malformed::IdentityVersion,
+            Malformed::DeviceBytes,
+            Malformed::Layout,
+            Malformed::Record,
+            Malformed::Reserved,
+        ];
+        let texts: std::collections::BTreeSet<_> = all.iter().map(|malformed| malformed.text()).collect();
+        assert!(texts.len() == all.len() && texts.iter().all(|text| text.len() > 10));
+    }
+
+    #[test]
     fn version_0_has_no_counter_and_the_hint_bit_is_ignored() {
         let mut bytes = sample().to_bytes();
         bytes[48] = 0;

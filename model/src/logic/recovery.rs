@@ -97,3 +97,24 @@ pub fn examine(block: &Block, geometry: Geometry, snapshot: bool) -> Result<Find
     }
     Ok(Finding { identity, header, record, snapshot: record.snapshot && record.closed.is_some() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_refusal_says_something_of_its_own() {
+        let refusals = [
+            Refusal::Malformed(Malformed::Magic),
+            Refusal::Plain,
+            Refusal::Foreign,
+            Refusal::Resized,
+            Refusal::Superseded,
+            Refusal::WrongMode,
+        ];
+        assert_eq!(refusals.map(Refusal::text).iter().collect::<BTreeSet<_>>().len(), refusals.len());
+        assert!(refusals.iter().all(|refusal| refusal.text().len() > 20 && refusal.errno() == Errno::EINVAL));
+        assert_eq!(Refusal::Malformed(Malformed::Seqid).text(), Malformed::Seqid.text());
+    }
+}

@@ -126,4 +126,12 @@ mod tests {
         }
         assert_eq!(State::from_word(6), None);
     }
+
+    #[test]
+    fn states_are_called_what_they_are() {
+        let texts = ["dormant incremental", "dormant snapshot", "active incremental", "active snapshot"];
+        for (word, text) in (0..).zip(texts.into_iter().chain(["unverified incremental", "unverified snapshot"])) {
+            assert_eq!(State::from_word(word).map(State::text), Some(text));
+        }
+    }
 }

@@ -74,3 +74,29 @@ impl Verdict {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    const REASONS: [Reason; 5] =
+        [Reason::UntrackedWrites, Reason::MarkFailed, Reason::Damaged, Reason::NotClosed, Reason::Resized];
+
+    /// The numbers of doc/STRUCTURE.md; none that nobody defined means that all is well.
+    #[test]
+    fn reasons_survive_their_numbers() {
+        assert_eq!(REASONS.map(Reason::code), [1, 2, 3, 4, 5]);
+        assert_eq!(REASONS.map(|reason| Reason::from_code(reason.code())), REASONS.map(Some));
+        assert_eq!(Reason::from_code(0), None);
+        assert!((6..=255).all(|code| Reason::from_code(code) == Some(Reason::Damaged)));
+        assert_eq!(REASONS.map(Reason::text).iter().collect::<BTreeSet<_>>().len(), 5);
+        assert!(REASONS.iter().all(|reason| reason.text().len() > 10));
+    }
+
+    #[test]
+    fn verdicts_have_the_numbers_of_the_interface() {
+        let verdicts = [Verdict::Exact, Verdict::Bounded(1), Verdict::Lost(Reason::Damaged)];
+        assert_eq!(verdicts.map(Verdict::code), [0, 1, 2]);
+    }
+}

@@ -29,6 +29,7 @@ use model::operation::Found;
 use model::record::{Phase, Record};
 use model::recovery::{examine, Finding, Refusal};
 use model::region::Region;
+use model::report;
 use model::slab::{Slab, NONE};
 use model::state::State;
 use model::token::{self, Hashes, UNKNOWN, UNTOUCHED};
@@ -160,6 +161,10 @@ pub struct Machine {
     head_failed: bool,
     /// There was a crash since the epoch began, so whole regions may be listed.
     bounded: bool,
+    /// What the present epoch cost: coarse pages that were written, blocks that were copied.
+    marks_written: u64,
+    next_marks_written: u64,
+    copied: u64,
     /// The writes of block 0 that arrived lately: their numbers, and whether they were discards.
     block0_writes: Vec<(u64, bool)>,
     next_content: u64,
@@ -220,6 +225,9 @@ impl Machine {
             broken: false,
             head_failed: false,
             bounded: false,
+            marks_written: 0,
+            next_marks_written: 0,
+            copied: 0,
             block0_writes: Vec::new(),
             next_content: 1,
         };
@@ -312,6 +320,7 @@ impl Machine {
         epoch.exclusion = self.exclusion(&file);
         let old = self.old(self.geometry.data_block());
         self.device().take_snapshot(epoch, old)?;
+        self.next_marks_written = 0;
         self.next = Some(self.files.len());
         self.files.push(file);
         Ok(())
@@ -392,6 +401,7 @@ impl Machine {
             }
             Effect::ReadOrigin { copy, extent } => {
                 assert!(extent.count > 0 && extent.end() <= self.geometry.blocks());
+                self.copied += extent.count;
                 self.flights.push(Io::ReadOrigin(copy, extent));
             }
             Effect::StoreCopy { copy, extent, file_block } => {
@@ -444,6 +454,11 @@ impl Machine {
         assert_eq!(durable, matches!(page, Page::Head | Page::Coarse(_)), "{page:?}");
         let twice = |io: &Io| matches!(io, Io::Write(_, at, other, ..) if *at == file && *other == page);
         assert!(!self.flights.iter().any(twice), "{page:?} is written twice at a time");
+        match (role, page) {
+            (File::Current, Page::Coarse(_)) => self.marks_written += 1,
+            (File::Next, Page::Coarse(_)) => self.next_marks_written += 1,
+            _ => {}
+        }
         self.flights.push(Io::Write(role, file, page, block, bytes));
     }
 
@@ -464,6 +479,7 @@ impl Machine {
             self.asked.extend(bio.write.extent.first..bio.write.extent.end());
         }
         (self.broken, self.head_failed, self.bounded) = (false, false, false);
+        (self.marks_written, self.copied) = (std::mem::take(&mut self.next_marks_written), 0);
         self.loss.clear();
         // What was held goes where the new file lies now.
         let file = &self.files[self.current.unwrap()];
@@ -828,6 +844,7 @@ impl Machine {
         self.readers.clear();
         self.command = None;
         self.noted.clear();
+        (self.marks_written, self.copied) = (0, 0);
     }
 
     /// After an orderly close.
@@ -943,6 +960,55 @@ impl Machine {
         }
     }
 
+    /// What the status ioctl says, at rest.
+    fn check_status(&self) {
+        let Some(device) = self.device.as_ref().filter(|_| self.is_up()) else { return };
+        let (status, file) = (report::status(device, 5), &self.files[self.current.unwrap()]);
+        let header = Header::parse(&file.page(0)[..]).unwrap();
+        assert_eq!((status.size, status.minor), (112, 5));
+        assert_eq!((status.device_bytes, status.cow_limit), (self.room.bytes, header.fsize));
+        let (verdict, lost) = (device.verdict(), matches!(device.verdict(), Verdict::Lost(_)));
+        let (reason, excess) = match verdict {
+            Verdict::Exact => (0, 0),
+            Verdict::Bounded(excess) => (0, excess),
+            Verdict::Lost(reason) => (u32::from(reason.code()), 0),
+        };
+        assert_eq!((status.verdict, status.reason, status.excess_bytes), (verdict.code(), reason, excess));
+        let errno = device.snapshot_failure();
+        assert_eq!(status.snapshot_error, errno.map_or(0, |errno| -errno.get()));
+        assert_eq!(status.held_writes, self.held.len() as u64);
+        let fast = device.fast();
+        let listed = (0..self.geometry.blocks()).filter(|block| fast.contains(*block)).count() as u64;
+        assert_eq!(status.changed_blocks, listed);
+        let snapshot = device.state().snapshot && errno.is_none();
+        assert!(!snapshot || status.copied_blocks == self.copied);
+        let used = file.data.keys().last().map_or(self.geometry.data_block(), |at| at + 1);
+        assert!(!snapshot || (used << 12..=header.fsize).contains(&status.cow_used));
+        assert!(status.cow_used >= self.geometry.metadata_bytes());
+        assert_eq!(status.mark_writes, self.marks_written);
+        // What the medium says is what a crash would find.
+        let (seal, mut counts) = (self.epoch().seal(), (0, 0));
+        for region in 0..self.geometry.regions() {
+            let page = file.page(self.geometry.coarse_block() + region / 3840);
+            let raw: &[u8; 512] = page[512 * (region % 3840 / 480) as usize..][..512].try_into().unwrap();
+            let sector = CoarseSector::parse(raw, seal.seed, seal.epoch, region / 480);
+            match sector.and_then(|sector| Mark::from_byte(sector.marks[(region % 480) as usize])) {
+                Some(Mark { state: MarkState::Hot, .. }) => counts.0 += 1,
+                Some(Mark { state: MarkState::Settled, .. }) => counts.1 += 1,
+                _ => {}
+            }
+        }
+        assert!(lost || (status.hot_regions, status.settled_regions) == counts, "{status:?}, and not {counts:?}");
+        // Bits, regions, the header block; under a snapshot also tables, and what is in memory.
+        let least = 8 * self.geometry.zones() + 2 * self.geometry.regions() + 4096;
+        let in_memory: u64 = self.memory.values().map(|(extent, _)| extent.count << 12).sum();
+        let most = least + in_memory + (u64::from(self.room.pages) << 12) + (64 << 10);
+        assert!((least + in_memory..=most).contains(&status.memory_bytes), "{status:?}, at least {least}");
+        let verified = report::Verified::of(device).unwrap();
+        assert_eq!((verified.seq_id, verified.fallocate, verified.uuid), (header.seqid, header.fsize, header.uuid));
+        assert_eq!((verified.changed_blocks, verified.verdict), (listed, verdict));
+    }
+
     /// The index of the epoch that is over, as a reader of its own sees it.
     fn check_index(&self) {
         let (Some(former), Some(current)) = (self.former, self.current) else { return };
@@ -1024,6 +1090,7 @@ impl Machine {
                     assert!(self.readers.is_empty(), "readers wait for ever");
                     assert!(self.command.is_none(), "{:?} never ends", self.command);
                     self.check_bits();
+                    self.check_status();
                     return;
                 }
                 self.complete(0, true);
