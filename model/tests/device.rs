@@ -451,3 +451,122 @@ fn the_memory_limit_is_shared() {
     assert_eq!(cache_split(0), (64, 4), "a zone and a few pages at the least");
     assert_eq!(cache_split(u64::MAX).1, u32::MAX);
 }
+
+/// Whichever step of a command fails: it says so, takes back what it did, and the device goes on.
+#[test]
+fn every_step_of_a_command_may_fail() {
+    for own in [false, true] {
+        for (command, prepare) in [
+            (Command::Take, Some(Command::Drop)),
+            (Command::Drop, None),
+            (Command::Close, None),
+            (Command::Close, Some(Command::Drop)),
+            (Command::Destroy, None),
+        ] {
+            let mut failed = 0;
+            for step in 0..60 {
+                let mut machine = Machine::new(Room { own, data: 50, ..ROOM });
+                write(&mut machine, 60, 9);
+                write(&mut machine, 1100, 1);
+                machine.run_out();
+                if let Some(command) = prepare {
+                    assert_eq!(machine.give(command), Ok(()));
+                    machine.run_out();
+                }
+                let changed = machine.device().changed_blocks();
+                assert_eq!(machine.give(command), Ok(()));
+                for _ in 0..step {
+                    while machine.poll() {}
+                    machine.complete(0, true);
+                }
+                while machine.poll() {}
+                if machine.command.is_none() {
+                    break;
+                }
+                // Held at the gate, or not.
+                machine.write(Extent { first: 77, count: 1 }, Kind::Change, false, 0);
+                machine.complete(0, false);
+                machine.run_out();
+                let result = machine.result.expect("it ends");
+                failed += usize::from(result.is_err());
+                if command == Command::Take && result.is_err() && machine.is_up() {
+                    let device = machine.device();
+                    assert!(!device.state().snapshot || device.changed_blocks() < changed);
+                }
+                match command {
+                    Command::Destroy => assert!(machine.device().epoch().is_none()),
+                    Command::Close => {}
+                    _ => converge(machine),
+                }
+            }
+            assert!(failed > 1 || command == Command::Destroy, "{command:?} fails {failed} times");
+        }
+    }
+}
+
+/// Whatever fails while a file is verified: the device comes up with a list that has all, or not at all.
+#[test]
+fn every_step_of_a_verification_may_fail() {
+    for (orderly, noted) in [(false, None), (true, None), (false, Some(90)), (true, Some(1030))] {
+        let (mut up, mut down) = (0, 0);
+        for fail in 0..8 {
+            let mut machine = Machine::new(Room { own: true, data: 50, ..ROOM });
+            write(&mut machine, 0, 3);
+            write(&mut machine, 1100, 1);
+            machine.run_out();
+            machine.device().tick();
+            machine.device().tick();
+            machine.run_out();
+            if orderly {
+                assert_eq!(machine.give(Command::Close), Ok(()));
+                machine.run_out();
+                machine.unload();
+            } else {
+                machine.crash(&mut Dice(fail as u64));
+            }
+            if boot(&mut machine, true, noted, Some(fail)) {
+                up += 1;
+                converge(machine);
+            } else {
+                down += 1;
+                assert!(machine.device().error().is_some());
+            }
+        }
+        assert!(up > 2 && down > 0, "{up} come up, {down} do not");
+    }
+}
+
+/// A device of several coarse pages is found again, every region as its own page says.
+#[test]
+fn many_regions_survive_a_crash() {
+    let bytes = 33 << 30;
+    let mut machine = Machine::new(Room { bytes, ..ROOM });
+    assert_eq!(machine.geometry.coarse_pages(), 3);
+    assert_eq!(machine.give(Command::Drop), Ok(()));
+    machine.run_out();
+    let blocks: Vec<u64> = [0, 30, 31, 479, 480, 3839, 3840, 7679, 7680, 8447].map(|region| region * 1024 + 5).into();
+    for block in &blocks {
+        write(&mut machine, *block, 2);
+    }
+    machine.run_out();
+    machine.device().tick();
+    machine.run_out();
+    machine.device().tick();
+    machine.run_out();
+    // One region on each page is hot again.
+    for region in [31, 3840, 8447] {
+        write(&mut machine, region * 1024 + 900, 1);
+    }
+    machine.run_out();
+    let status = report::status(machine.device(), 0);
+    assert_eq!((status.hot_regions, status.settled_regions), (3, 7));
+    machine.crash(&mut Dice(3));
+    assert!(boot(&mut machine, false, None, None));
+    assert_eq!(machine.device().verdict(), Verdict::Bounded(3 << 22));
+    assert_eq!(machine.device().changed_blocks(), 3 * 1024 + 7 * 2);
+    assert_eq!(machine.give(Command::Close), Ok(()));
+    machine.run_out();
+    machine.unload();
+    assert!(boot(&mut machine, false, None, None));
+    assert_eq!(machine.device().changed_blocks(), 3 * 1024 + 7 * 2);
+}

@@ -128,12 +128,26 @@ impl Dice {
     }
 }
 
+/// Blocks that were never written are not kept.
+#[derive(Clone, Default)]
+struct Disk(BTreeMap<u64, Content>);
+
+impl Disk {
+    fn get(&self, block: u64) -> Content {
+        self.0.get(&block).copied().unwrap_or([1_000_000 + block; 8])
+    }
+
+    fn of(&self, extent: Extent) -> Vec<Content> {
+        (extent.first..extent.end()).map(|block| self.get(block)).collect()
+    }
+}
+
 pub struct Machine {
     pub room: Room,
     pub geometry: Geometry,
     pub device: Option<Device<Heap>>,
-    disk: Vec<Content>,
-    base: Vec<Content>,
+    disk: Disk,
+    base: Disk,
     pub files: Vec<Cow>,
     pub current: Option<usize>,
     next: Option<usize>,
@@ -196,13 +210,12 @@ impl Machine {
     /// A machine at the instant of its first snapshot.
     pub fn new(room: Room) -> Machine {
         let geometry = Geometry::new(room.bytes).unwrap();
-        let disk: Vec<Content> = (0..geometry.blocks()).map(|block| [1_000_000 + block; 8]).collect();
         let mut machine = Machine {
             room,
             geometry,
             device: None,
-            base: disk.clone(),
-            disk,
+            base: Disk::default(),
+            disk: Disk::default(),
             files: Vec::new(),
             current: None,
             next: None,
@@ -510,7 +523,7 @@ impl Machine {
         match io {
             Io::Bio(bio) => self.write_disk(&bio),
             Io::ReadOrigin(copy, extent) => {
-                let contents = self.disk[extent.first as usize..extent.end() as usize].to_vec();
+                let contents = self.disk.of(extent);
                 assert!(self.memory.insert(copy, (extent, contents)).is_none());
                 self.broken |= !ok;
                 self.device().origin_read(copy, result);
@@ -559,7 +572,7 @@ impl Machine {
                 self.device().page_provided(ok.then(heap::page));
             }
             Io::Step(Step::ReadBlock0) => {
-                let bytes = bytes_of(&self.disk[0]);
+                let bytes = bytes_of(&self.disk.get(0));
                 self.device().block0_read(if ok { Ok(&bytes) } else { Err(Errno::EIO) });
             }
             Io::Step(step) => self.step(step, result),
@@ -730,11 +743,13 @@ impl Machine {
         let extent = bio.write.extent;
         for block in extent.first..extent.end() {
             let content = if bio.write.kind == Kind::Discard { 0 } else { bio.content };
-            for (at, sector) in self.disk[block as usize].iter_mut().enumerate() {
+            let mut sectors = self.disk.get(block);
+            for (at, sector) in sectors.iter_mut().enumerate() {
                 if block != 0 || bio.write.block0[at] != UNTOUCHED {
                     *sector = content;
                 }
             }
+            self.disk.0.insert(block, sectors);
         }
     }
 
@@ -758,7 +773,7 @@ impl Machine {
             Look::Origin(found) => {
                 let found = inside(found);
                 assert!((found.first..found.end()).all(|block| role(block).is_none()), "{found:?} is a file's");
-                let contents = self.disk[found.first as usize..found.end() as usize].to_vec();
+                let contents = self.disk.of(found);
                 self.flights.push(Io::Peek(found, contents, false));
             }
             Look::Copy { copy, at, extent: found } => {
@@ -791,7 +806,7 @@ impl Machine {
     fn peek(&mut self, extent: Extent, contents: Vec<Content>, again: bool) {
         if !again {
             // The read itself may come late.
-            let now = self.disk[extent.first as usize..extent.end() as usize].to_vec();
+            let now = self.disk.of(extent);
             self.flights.push(Io::Peek(extent, now, true));
             return;
         }
@@ -806,7 +821,7 @@ impl Machine {
     fn compare(&self, block: u64, content: Content) {
         let snapshot = self.device.as_ref().is_some_and(|device| device.state().snapshot);
         if snapshot && !self.broken && self.command.is_none() {
-            assert_eq!(content, self.base[block as usize], "block {block} of the snapshot");
+            assert_eq!(content, self.base.get(block), "block {block} of the snapshot");
         }
     }
 
@@ -891,7 +906,7 @@ impl Machine {
             Epoch::found(head, finding.identity, finding.header, finding.record, fast, tracking(self.geometry), page);
         epoch.exclusion = self.exclusion(&self.files[current]);
         let old = finding.snapshot.then(|| self.old(epoch.fpos()));
-        let block0 = hashes_of(&self.disk[0]);
+        let block0 = hashes_of(&self.disk.get(0));
         if !finding.record.token.accepts(&block0) {
             self.loss.insert(Reason::UntrackedWrites.code());
         }
@@ -905,7 +920,7 @@ impl Machine {
 
     /// Somebody writes while nobody tracks.
     pub fn write_untracked(&mut self, block: u64) {
-        self.disk[block as usize] = [self.next_content; 8];
+        self.disk.0.insert(block, [self.next_content; 8]);
         self.next_content += 1;
     }
 
@@ -1018,13 +1033,19 @@ impl Machine {
             return;
         }
         let now = self.zeroed();
-        let entry = |block: u64| u64_at(&file.page(INDEX_BLOCK + block / 512)[..], (block % 512 * 8) as usize);
-        let blocks = 0..self.geometry.index_pages() * 512;
-        let listed: BTreeSet<u64> = blocks.clone().filter(|block| entry(*block) == 1).collect();
+        // Entries that are not zero; most pages were never written.
+        let pages = file.pages.range(INDEX_BLOCK..self.geometry.coarse_block());
+        let entries: BTreeMap<u64, u64> = pages
+            .flat_map(|(page, bytes)| {
+                (0..512).map(move |at| ((page - INDEX_BLOCK) * 512 + at, u64_at(&bytes[..], at as usize * 8)))
+            })
+            .filter(|(_, entry)| *entry != 0)
+            .collect();
+        let listed: BTreeSet<u64> = entries.iter().filter(|(_, entry)| **entry == 1).map(|(block, _)| *block).collect();
         // Kept for a write that never came, in a page that has nothing else.
-        let mut kept = blocks.filter(|block| entry(*block) > 1);
+        let mut kept = entries.iter().filter(|(_, entry)| **entry > 1);
         let data = self.geometry.data_block()..self.geometry.data_block() + self.room.data;
-        assert!(kept.all(|block| self.former_asked.contains(&block) && data.contains(&entry(block))));
+        assert!(kept.all(|(block, entry)| self.former_asked.contains(block) && data.contains(entry)));
         assert_eq!(header.changed_blocks, Some(listed.len() as u64), "the counter of the finished list");
         assert!(header.index_only && header.seqid < self.epoch().header.seqid);
         let differs: BTreeSet<u64> = now.symmetric_difference(&self.former_zeroed).copied().collect();
@@ -1072,7 +1093,7 @@ impl Machine {
         for block in self.written.iter().filter(|block| file.role(**block).is_none()) {
             let at = u64_at(&file.page(INDEX_BLOCK + block / 512)[..], (block % 512 * 8) as usize);
             let kept = file.data.get(&at).unwrap_or_else(|| panic!("block {block} is said to be at {at}"));
-            assert_eq!(kept, &self.base[*block as usize]);
+            assert_eq!(kept, &self.base.get(*block));
         }
     }
 
