@@ -6,6 +6,7 @@
 
 use crate::quantity::human_bytes;
 use model::abi;
+use model::notice::Notice;
 use model::verdict::{Reason, Verdict};
 use std::fmt;
 
@@ -64,6 +65,14 @@ pub fn reason_text(code: u32) -> Option<String> {
     Some(known.map_or_else(|| format!("reason {code}"), |reason| reason.text().to_owned()))
 }
 
+/// Words the notice with number `code`; `None` for none.
+pub fn notice_text(code: u32) -> Option<String> {
+    if code == 0 {
+        return None;
+    }
+    Some(Notice::from_code(code).map_or_else(|| format!("notice {code}"), |notice| notice.text().to_owned()))
+}
+
 impl fmt::Display for Trust {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -99,5 +108,12 @@ mod tests {
         assert_eq!(word(2, 0), "lost");
         assert_eq!(word(2, 77), "lost(reason 77)");
         assert_eq!(word(9, 0), "unknown(9)");
+    }
+
+    #[test]
+    fn notices_in_words() {
+        assert_eq!(notice_text(0), None);
+        assert_eq!(notice_text(2).as_deref(), Some("there is no such file on the volume"));
+        assert_eq!(notice_text(99).as_deref(), Some("notice 99"));
     }
 }

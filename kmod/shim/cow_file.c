@@ -3,9 +3,10 @@
  * A copy-on-write file: made through the file system, then written around it.
  *
  * Invariants: while it is pinned (S_SWAPFILE) the file system neither moves nor frees its blocks; a
- * mark keeps the inode in memory and goes when the volume is unmounted, and no struct file stays
- * open, so it is in no one's way. Its extents are known from then on and used to the end, whether
- * or not the volume is still mounted.
+ * mark keeps the inode in memory and goes when the volume is unmounted, and no struct file and no
+ * mount stays in use behind a command, so it is in no one's way. Its extents are known from then on
+ * and used to the end, whether or not the volume is still mounted; but once it is written through the
+ * file system again, nothing is written around it any more.
  */
 #include <linux/blkdev.h>
 #include <linux/falloc.h>
@@ -39,6 +40,8 @@ struct elio_cow {
 	spinlock_t lock;
 	struct inode *inode; /* NULL once unmounted */
 	char *path;
+	struct vfsmount *mount; /* where it was made, until elio_cow_settle() */
+	struct file *file; /* from the first elio_cow_write() on */
 	struct elio_extent *extents;
 	u32 used, room;
 };
@@ -114,7 +117,9 @@ static int elio_cow_add(struct elio_cow *cow, const struct fiemap_extent *found,
 
 	if (found->fe_flags & ~(FIEMAP_EXTENT_LAST | FIEMAP_EXTENT_UNWRITTEN | FIEMAP_EXTENT_MERGED))
 		return -EOPNOTSUPP;
-	if (found->fe_logical != at || !IS_ALIGNED(found->fe_physical | found->fe_length | at, ELIO_BLOCK))
+	if (found->fe_logical != at)
+		return -ENODATA;
+	if (!IS_ALIGNED(found->fe_physical | found->fe_length, SECTOR_SIZE))
 		return -EOPNOTSUPP;
 	if (cow->used == cow->room) {
 		u32 room = cow->room ? cow->room * 2 : 64;
@@ -154,7 +159,7 @@ static int elio_cow_map(struct elio_cow *cow, struct inode *inode, u64 bytes)
 
 		error = inode->i_op->fiemap(inode, &info, at, bytes - at);
 		if (!error && !info.fi_extents_mapped)
-			error = -EOPNOTSUPP;
+			error = -ENODATA;
 		for (i = 0; !error && i < info.fi_extents_mapped && at < bytes; i++) {
 			struct fiemap_extent found;
 
@@ -257,10 +262,14 @@ static int elio_cow_pin(struct elio_cow *cow, struct inode *inode, u64 bytes)
 	return error;
 }
 
-static int elio_cow_fill(struct elio_cow *cow, struct file *file, u64 zeroed, u64 bytes)
+/*
+ * What lies in `marks_from` .. `marks_to`, and the header block, is written beforehand, so that it can be
+ * read through the file system whatever was written around it. The rest is only reserved.
+ */
+static int elio_cow_fill(struct elio_cow *cow, struct file *file, u64 marks_from, u64 marks_to, u64 bytes)
 {
 	struct inode *inode = file_inode(file);
-	u64 total = max(zeroed, round_up(bytes, ELIO_BLOCK));
+	u64 total = max(marks_to, round_up(bytes, ELIO_BLOCK));
 	int error;
 
 	error = elio_cow_set_size(inode, 0);
@@ -268,9 +277,11 @@ static int elio_cow_fill(struct elio_cow *cow, struct file *file, u64 zeroed, u6
 		return error;
 	error = vfs_fallocate(file, 0, 0, total);
 	if (error == -EOPNOTSUPP)
-		error = elio_cow_zero(file, zeroed, total);
+		error = elio_cow_zero(file, 0, total);
+	else if (!error)
+		error = elio_cow_zero(file, 0, ELIO_BLOCK);
 	if (!error)
-		error = elio_cow_zero(file, 0, zeroed);
+		error = elio_cow_zero(file, marks_from, marks_to);
 	if (!error)
 		error = vfs_fsync(file, 0);
 	if (!error)
@@ -309,7 +320,7 @@ static struct elio_cow *elio_cow_new(void)
 	return cow;
 }
 
-struct elio_cow *elio_cow_create(const char *path, void *device, u64 zeroed, u64 bytes, long *error)
+struct elio_cow *elio_cow_create(const char *path, void *device, u64 marks_from, u64 marks_to, u64 bytes, long *error)
 {
 	struct elio_cow *cow;
 	struct file *file;
@@ -329,8 +340,9 @@ struct elio_cow *elio_cow_create(const char *path, void *device, u64 zeroed, u64
 	cow = elio_cow_new();
 	if (!cow)
 		goto out;
-	*error = elio_cow_fill(cow, file, zeroed, bytes);
+	*error = elio_cow_fill(cow, file, marks_from, marks_to, bytes);
 	if (!*error) {
+		cow->mount = mntget(file->f_path.mnt);
 		filp_close(file, NULL);
 		return cow;
 	}
@@ -490,10 +502,65 @@ int elio_cow_remove(struct elio_cow *cow)
 	return error;
 }
 
+/* The command that made it is over. */
+void elio_cow_settle(struct elio_cow *cow)
+{
+	mntput(cow->mount);
+	cow->mount = NULL;
+}
+
+static int elio_cow_open(struct elio_cow *cow, struct vfsmount *mount)
+{
+	struct inode *inode = elio_cow_inode(cow);
+	struct path path = { .mnt = mount };
+	struct file *file = ERR_PTR(-ESTALE);
+
+	if (inode && mount)
+		path.dentry = d_find_any_alias(inode);
+	if (path.dentry) {
+		elio_cow_set_pin(inode, false);
+		file = dentry_open(&path, O_RDWR | O_LARGEFILE, current_cred());
+		dput(path.dentry);
+	}
+	if (inode)
+		iput(inode);
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+	cow->file = file;
+	return 0;
+}
+
+/*
+ * Writes through the file system, by the mount through which another file was made; `sync` makes durable
+ * this and what was written before. From here on the file system may move the file.
+ */
+int elio_cow_write(struct elio_cow *cow, struct elio_cow *made, u64 offset, const void *memory, size_t bytes,
+		   bool sync)
+{
+	loff_t at = offset;
+	ssize_t written;
+	int error;
+
+	error = cow->file ? 0 : elio_cow_open(cow, made->mount);
+	if (error)
+		return error;
+	while (bytes) {
+		written = kernel_write(cow->file, memory, bytes, &at);
+		if (written <= 0)
+			return written ? written : -EIO;
+		memory += written;
+		bytes -= written;
+	}
+	return sync ? vfs_fsync(cow->file, 0) : 0;
+}
+
 void elio_cow_close(struct elio_cow *cow)
 {
 	struct inode *inode = elio_cow_inode(cow);
 
+	elio_cow_settle(cow);
+	if (cow->file)
+		filp_close(cow->file, NULL);
 	if (inode) {
 		/* What was written around the file system is to be read through it from now on. */
 		invalidate_inode_pages2(inode->i_mapping);

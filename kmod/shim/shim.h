@@ -128,7 +128,10 @@ int elio_device_thaw(void *device);
 /* cow_file.c: a file on the tracked volume, pinned. In the caller's process context; may sleep. */
 int elio_cow_init(void);
 void elio_cow_exit(void);
-struct elio_cow *elio_cow_create(const char *path, void *device, u64 zeroed, u64 bytes, long *error);
+struct elio_cow *elio_cow_create(const char *path, void *device, u64 marks_from, u64 marks_to, u64 bytes, long *error);
+void elio_cow_settle(struct elio_cow *cow);
+int elio_cow_write(struct elio_cow *cow, struct elio_cow *made, u64 offset, const void *memory, size_t bytes,
+		   bool sync);
 struct elio_cow *elio_cow_find(const char *path, size_t length, void *device, long *error);
 bool elio_cow_is_mounted(struct elio_cow *cow);
 bool elio_cow_is_pinned(struct elio_cow *cow);

@@ -8,7 +8,9 @@ use super::kapi::{CowFile, KVec, Kernel, Shared};
 use super::logic::effect::File;
 use super::logic::errno::Errno;
 use super::logic::exclusion::{Area, Exclusion, Role};
+use super::logic::former::Former;
 use super::logic::geometry::{Extent, Geometry, BLOCK_SHIFT, SECTOR_SHIFT};
+use super::logic::memory::Block;
 
 /// Sectors of a block.
 const BLOCK_SECTORS: u64 = 1 << (BLOCK_SHIFT - SECTOR_SHIFT);
@@ -96,27 +98,86 @@ impl Iterator for Places<'_> {
     }
 }
 
-/// The blocks of the device that a new file and the one before it lie on.
-pub fn exclusion(geometry: Geometry, file: &CowFile, former: Option<&CowFile>) -> Result<Exclusion<Kernel>, Errno> {
-    let pieces = file.pieces().saturating_add(former.map_or(0, CowFile::pieces));
+/// Whether the first `bytes` of two files are in the same places.
+pub fn lie_alike(one: &CowFile, other: &CowFile, bytes: u64) -> bool {
+    let mut at = 0;
+    while at < bytes {
+        let first = |file| Places::new(file, at, bytes.saturating_sub(at)).next();
+        let (Some(here), Some(there)) = (first(one), first(other)) else { return false };
+        if here.sector != there.sector {
+            return false;
+        }
+        at = at.saturating_add(here.sectors.min(there.sectors) << SECTOR_SHIFT);
+    }
+    true
+}
+
+/// The file before another one.
+#[derive(Clone, Copy)]
+pub enum Before<'a> {
+    /// There was none.
+    None,
+    /// This one.
+    File(&'a CowFile),
+    /// It lay where a header block says.
+    Recorded(Former, &'a Block),
+}
+
+/// The blocks of the device that a file and the one before it lie on.
+pub fn exclusion(geometry: Geometry, file: &CowFile, before: Before<'_>) -> Result<Exclusion<Kernel>, Errno> {
+    let pieces = file.pieces().saturating_add(match before {
+        Before::None => 0,
+        Before::File(former) => former.pieces(),
+        Before::Recorded(former, _) => former.count(),
+    });
     // One piece of each file may have to be divided between metadata and data.
     let room = KVec::with_capacity(pieces.saturating_add(2) as usize).ok_or(Errno::ENOMEM)?;
     let mut exclusion = Exclusion::new(room);
-    let mut add = |file: &CowFile, from: u64, bytes: u64, role: Role| {
-        for piece in Places::new(file, from, bytes) {
-            let extent = Extent { first: piece.sector / BLOCK_SECTORS, count: piece.sectors / BLOCK_SECTORS };
-            exclusion.add(Area { extent, role }).map_err(|_| Errno::EINVAL)?;
-        }
-        Ok(())
+    let mut add = |first: u64, end: u64, role: Role| match end.saturating_sub(first) {
+        0 => Ok(()),
+        count => exclusion.add(Area { extent: Extent { first, count }, role }).map_err(|_| Errno::EINVAL),
     };
-    let metadata = geometry.metadata_bytes();
-    add(file, 0, metadata, Role::Metadata)?;
-    add(file, metadata, u64::MAX, Role::Data)?;
-    if let Some(former) = former {
+    let metadata = geometry.metadata_bytes() >> SECTOR_SHIFT;
+    let pieces = |file| Places::new(file, 0, u64::MAX);
+    for piece in pieces(file) {
+        let (first, end) = whole_blocks(piece);
+        // A block with both counts as metadata.
+        let behind = metadata.saturating_sub(piece.file_sector).min(piece.sectors);
+        let cut = piece.sector.saturating_add(behind).div_ceil(BLOCK_SECTORS).clamp(first, end);
+        add(first, cut, Role::Metadata)?;
+        add(cut, end, Role::Data)?;
+    }
+    match before {
+        Before::None => {}
         // Its data was given back when it went incremental.
-        add(former, 0, metadata, Role::Former)?;
+        Before::File(former) => {
+            for piece in Places::new(former, 0, geometry.metadata_bytes()) {
+                let (first, end) = whole_blocks(piece);
+                add(first, end, Role::Former)?;
+            }
+        }
+        Before::Recorded(former, head) => {
+            for extent in former.runs(head) {
+                add(extent.first, extent.end(), Role::Former)?;
+            }
+        }
     }
     Ok(exclusion)
+}
+
+/// The blocks of the device that a piece has all of, as `first..end`. On file systems with smaller blocks
+/// a piece may begin and end inside a block.
+fn whole_blocks(piece: Piece) -> (u64, u64) {
+    let first = piece.sector.div_ceil(BLOCK_SECTORS);
+    let end = piece.sector.saturating_add(piece.sectors) / BLOCK_SECTORS;
+    (first, end.max(first))
+}
+
+/// The blocks of the device that a file has only a part of.
+pub fn shared_blocks(file: &CowFile) -> impl Iterator<Item = u64> + '_ {
+    let edges = |piece: Piece| [piece.sector, piece.sector.saturating_add(piece.sectors)];
+    let shared = |sector: u64| (sector % BLOCK_SECTORS != 0).then_some(sector / BLOCK_SECTORS);
+    Places::new(file, 0, u64::MAX).flat_map(edges).filter_map(shared)
 }
 
 /// First sector of a block of the device.

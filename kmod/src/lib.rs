@@ -4,11 +4,9 @@
 //! Invariants: nothing here can panic (`ci/kernel-object` looks at the object), nothing knows a
 //! kernel structure, and `unsafe` is in `kapi` and nowhere else.
 //!
-//! Not there yet, and refused with EOPNOTSUPP where it is asked for: the reload commands; a file whose
-//! extents are not aligned to 4096 bytes (file systems with smaller blocks), or on anything but ext2,
-//! ext3, ext4 and xfs; zoned devices. Not there yet, and not asked for: the states' changes at mount
-//! and unmount, and pinning the file again after a mount; waiting for what a device without a request
-//! queue (dm, brd) had in flight when tracking began and no file system was frozen.
+//! Refused with EOPNOTSUPP: a file on anything but ext2, ext3, ext4 and xfs; zoned devices. Not there yet:
+//! waiting for what a device without a request queue (dm, brd) had in flight when tracking began and
+//! no file system was frozen.
 #![no_std]
 #![deny(unsafe_op_in_unsafe_fn)]
 

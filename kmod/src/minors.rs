@@ -4,7 +4,7 @@
 //! Invariants: whether a command may begin is decided by `logic::registry`; one command at a time; a
 //! snapshot's node is claimed before its minor changes, so that nobody has it open then.
 
-use super::files::exclusion;
+use super::files::{self, exclusion};
 use super::kapi::io::Mounted;
 use super::kapi::lock::Guard;
 use super::kapi::user::{random, Text};
@@ -17,6 +17,7 @@ use super::logic::errno::Errno;
 use super::logic::geometry::{Geometry, BLOCK_SHIFT};
 use super::logic::header::VERSION;
 use super::logic::memory::Buffer;
+use super::logic::notice::Notice;
 use super::logic::registry::{check_minor, file_bytes, NewMinor};
 use super::logic::report::{self, Sink};
 use super::logic::state::State;
@@ -40,6 +41,8 @@ pub struct Minor {
     pub file: Option<Shared<CowFile>>,
     /// Until then, what the reload saw.
     pub before: Option<Before>,
+    /// What there is to say about its file.
+    pub notice: Option<Notice>,
 }
 
 impl Minor {
@@ -111,7 +114,8 @@ fn new_file(
         None => (1, random()),
     };
     let salt = u64::from_le_bytes(random());
-    let file = CowFile::create(path, origin, geometry.metadata_bytes(), bytes)?;
+    let marks = geometry.coarse_block() << BLOCK_SHIFT..geometry.metadata_bytes();
+    let file = CowFile::create(path, origin, marks, bytes)?;
     let file = Shared::new(file).ok_or(Errno::ENOMEM)?;
     Ok((file, epoch::Origin { geometry, seqid, uuid, salt, file_bytes: bytes }))
 }
@@ -121,7 +125,7 @@ fn take(
     device: &mut Device<super::kapi::Kernel>,
     origin: epoch::Origin,
     file: &CowFile,
-    former: Option<&CowFile>,
+    former: files::Before<'_>,
 ) -> Result<(), Errno> {
     let geometry = origin.geometry;
     let cache = if device.cache_bytes() == 0 { DEFAULT_CACHE_BYTES } else { device.cache_bytes() };
@@ -194,7 +198,8 @@ impl Driver {
         let number = setup.minor;
         let Setup { block_device, cow_file, .. } = setup;
         let file = Some(file);
-        let mut minor = Minor { disk: None, running: minor, number, block_device, cow_file, file, before: None };
+        let (running, disk, before, notice) = (minor, None, None, None);
+        let mut minor = Minor { disk, running, number, block_device, cow_file, file, before, notice };
         let result = minor.add_disk();
         if result.is_err() {
             let _ = end(&mut minor);
@@ -218,7 +223,11 @@ impl Driver {
         let cache = if setup.cache_bytes == 0 { module::default_cache() } else { setup.cache_bytes };
         device.set_cache_bytes(cache);
         let running = Running::start(setup.minor, device, origin)?;
-        running.command(Some((File::Next, file.clone())), |device| take(device, described, &file, None))?;
+        let next = Some((File::Next, file.clone()));
+        let result = running.command(next, |device| take(device, described, &file, files::Before::None));
+        file.settle();
+        result?;
+        running.keep_shared_blocks(&file);
         Ok(running)
     }
 
@@ -245,7 +254,10 @@ impl Driver {
             let bytes = file_bytes(cow_mib, Some(header.fsize), geometry, module::default_percentage())?;
             let (file, described) = new_file(origin, path, bytes, Some((header.seqid, header.uuid)))?;
             let next = Some((File::Next, file.clone()));
-            let result = minor.running.command(next, |device| take(device, described, &file, Some(&former)));
+            let result = minor.running.command(next, |device| {
+                take(device, described, &file, files::Before::File(&former))
+            });
+            file.settle();
             drop(former);
             // Whether or not the former file could be completed, the switch may have happened.
             let seqid = minor.running.with(|device| device.epoch().map(|epoch| epoch.header.seqid));
@@ -253,6 +265,7 @@ impl Driver {
                 let _ = file.remove();
                 return result;
             }
+            minor.running.keep_shared_blocks(&file);
             minor.file = Some(file);
             minor.add_disk()?;
             result
@@ -274,13 +287,18 @@ impl Driver {
 
     /// destroy.
     pub fn destroy(&self, number: u32) -> Result<(), Errno> {
-        let result = self.on(number, true, end);
-        if !matches!(result, Err(Errno::EBUSY | Errno::ENOENT | Errno::EINVAL)) {
-            if let Some(place) = self.minors.lock().get_mut(number as usize) {
-                *place = None;
-            }
+        let result = self.on(number, true, |minor| Ok(end(minor)))?;
+        if let Some(place) = self.minors.lock().get_mut(number as usize) {
+            *place = None;
         }
-        result
+        match result {
+            // As the C driver: what is not mounted cannot be removed from.
+            Err(errno @ Errno::ESTALE) => {
+                print::error("the file of minor % stays, because its volume is not mounted", number.into(), errno);
+                Ok(())
+            }
+            result => result,
+        }
     }
 
     /// Ends everything, as before the module goes.
@@ -338,7 +356,8 @@ impl Driver {
     /// How far the list can be trusted.
     pub fn status(&self, number: u32) -> Result<Status, Errno> {
         self.on(number, false, |minor| {
-            Ok(minor.running.with(|device| report::status(device, number)))
+            let notice = minor.notice.map_or(0, Notice::code);
+            Ok(Status { notice, ..minor.running.with(|device| report::status(device, number)) })
         })
     }
 

@@ -6,16 +6,17 @@
 //! is overlooked; a file is read and written only while the file system keeps it where it is, or
 //! after it was unmounted.
 
-use super::files::{exclusion, Places};
+use super::files::{self, exclusion, Places};
 use super::kapi::io::Mounted;
 use super::kapi::user::Text;
 use super::kapi::{module, print, CowFile, Origin, Page, Shared};
 use super::logic::effect::File;
 use super::logic::errno::Errno;
-use super::logic::geometry::{Geometry, BLOCK_SHIFT};
+use super::logic::geometry::{Geometry, BLOCK_SHIFT, SECTOR_SHIFT};
 use super::logic::memory::BLOCK_SIZE;
+use super::logic::notice::Notice;
 use super::logic::operation::Found;
-use super::logic::recovery;
+use super::logic::recovery::{self, Refusal};
 use super::logic::registry::NewMinor;
 use super::logic::state::State;
 use super::logic::token::{self, Hashes, SECTORS, UNTOUCHED};
@@ -80,6 +81,7 @@ impl Driver {
             cow_file: reload.cow_file,
             file: None,
             before: Some(before),
+            notice: None,
         };
         print::info("minor % is tracked; its file is looked for when the volume is mounted", minor.number.into());
         if mounted != Mounted::No {
@@ -103,16 +105,17 @@ impl Driver {
 
 impl Minor {
     /// The volume is there: its file is looked for.
-    fn appear(&mut self) {
+    pub fn appear(&mut self) {
         let unverified = self.running.with(|device| device.state().unverified);
         let result = match &self.file {
             _ if unverified => self.verify(),
             Some(file) if !file.is_pinned() => self.pin_again(),
             _ => Ok(()),
         };
-        if let Err((errno, why)) = result {
-            print::refusal("minor %: its file was not found again", self.number.into(), why, errno);
-            self.running.with(|device| device.refuse(errno));
+        if let Err(notice) = result {
+            self.notice = Some(notice);
+            print::refusal("minor % has not got its file", self.number.into(), notice.text(), notice.errno());
+            self.running.with(|device| if unverified { device.refuse(notice.errno()) });
         }
         self.refresh();
     }
@@ -125,86 +128,99 @@ impl Minor {
         }
     }
 
-    fn find(&self) -> Result<CowFile, (Errno, &'static str)> {
-        let path = self.file.as_ref().map_or(self.cow_file.bytes(), |file| file.path());
-        CowFile::find(path, &self.running.origin).map_err(|errno| (errno, errno.text()))
-    }
-
     /// Takes the file into use that the reload named.
-    fn verify(&mut self) -> Result<(), (Errno, &'static str)> {
+    fn verify(&mut self) -> Result<(), Notice> {
         let Some(before) = self.before else { return Ok(()) };
-        let file = self.find()?;
-        let geometry = Geometry::new(self.running.origin.bytes()).ok_or((Errno::EINVAL, "the device has no size"))?;
+        let file = CowFile::find(self.cow_file.bytes(), &self.running.origin)?;
         let head = self.head(&file)?;
-        if file.bytes() < geometry.metadata_bytes() {
-            return Err((Errno::EINVAL, "the file is too short"));
-        }
+        let geometry = self.running.with(|device| device.geometry());
         let wanted = self.running.with(|device| device.state().snapshot);
         let finding = recovery::examine(&head, geometry, wanted);
-        let finding = finding.map_err(|refusal| (refusal.errno(), refusal.text()))?;
+        if let Err(Refusal::Malformed(field)) = finding {
+            print::notice("minor %", self.number.into(), field.text());
+        }
+        let finding = finding?;
+        if file.bytes() < geometry.metadata_bytes() {
+            return Err(Notice::Incomplete);
+        }
         // What a mount does to an untidy file system nobody saw. No token accepts this block 0.
         let unseen = before.late && finding.record.closed.is_none();
         let block0 = if unseen { [UNTOUCHED; SECTORS] } else { before.block0 };
-        let failed = |errno: Errno| (errno, errno.text());
-        let file = Shared::new(file).ok_or(failed(Errno::ENOMEM))?;
         let cache = self.running.with(|device| device.cache_bytes());
         let old = match finding.record.closed {
-            // Where the former file lay, which such a snapshot shows as zeroes, is not known any more.
-            Some(closed) if finding.snapshot && finding.header.seqid == 1 => {
+            Some(closed) if finding.snapshot => {
                 let end = finding.header.fsize.min(file.bytes()) >> BLOCK_SHIFT;
-                Some(supplies::old(geometry, cache, closed.fpos, end).map_err(failed)?)
+                Some(supplies::old(geometry, cache, closed.fpos, end)?)
             }
             _ => None,
         };
-        let excluded = exclusion(geometry, &file, None).map_err(failed)?;
+        let former = finding.former.map_or(files::Before::None, |former| files::Before::Recorded(former, &head));
+        let excluded = exclusion(geometry, &file, former)?;
+        let file = Shared::new(file).ok_or(Notice::NotTaken)?;
         let begun = self.running.command(Some((File::Current, file.clone())), |device| {
             let mut epoch = supplies::found_epoch(&head, finding, device)?;
             epoch.exclusion = excluded;
             device.verify(Found { epoch, old, block0 })
         });
-        begun.map_err(|errno| (errno, "the file could not be taken into use"))?;
+        begun.map_err(|_| Notice::NotTaken)?;
         self.file = Some(file);
         self.before = None;
+        self.notice = None;
+        print::info("minor % has got its file", self.number.into());
         let snapshot = self.running.with(|device| device.state().snapshot);
         if wanted && !snapshot {
-            print::notice(
-                "minor %: the snapshot's image did not survive, its change list did: incremental mode",
-                self.number.into(),
-                "",
-            );
+            self.notice = Some(Notice::ImageLost);
+            print::notice("minor % goes on in incremental mode", self.number.into(), Notice::ImageLost.text());
         }
         if snapshot {
-            self.add_disk().map_err(|errno| (errno, "the snapshot's node could not be made"))?;
+            self.add_disk()?;
         }
-        print::info("minor % found its file", self.number.into());
         Ok(())
     }
 
-    /// The volume is mounted again: its file must be where it was, as it was left.
-    fn pin_again(&mut self) -> Result<(), (Errno, &'static str)> {
-        let Some(former) = self.file.clone() else { return Ok(()) };
-        let found = self.find()?;
-        if !former.lies_like(&found) {
-            return Err((Errno::EINVAL, "the file is not where it was"));
+    /// The volume is mounted again: its file must be where it was, as it was left. Otherwise nothing may be
+    /// written to where it was.
+    fn pin_again(&mut self) -> Result<(), Notice> {
+        let found = self.find_again();
+        match found {
+            Ok(found) => {
+                self.running.replace_file(found.clone());
+                self.file = Some(found);
+                Ok(())
+            }
+            Err(notice) => {
+                self.running.forsake(notice.errno());
+                Err(notice)
+            }
         }
-        let found = Shared::new(found).ok_or((Errno::ENOMEM, Errno::ENOMEM.text()))?;
-        self.running.replace_file(found.clone());
-        self.file = Some(found);
-        Ok(())
+    }
+
+    fn find_again(&mut self) -> Result<Shared<CowFile>, Notice> {
+        let former = self.file.clone().ok_or(Notice::Missing)?;
+        let found = CowFile::find(former.path(), &self.running.origin)?;
+        let geometry = self.running.with(|device| device.geometry());
+        // What was kept for a snapshot counts while there is one.
+        let snapshot = self.running.with(|device| device.state().snapshot);
+        let bytes = if snapshot { former.bytes() } else { geometry.metadata_bytes() };
+        let head = self.head(&found)?;
+        let is_same = self.running.with(|device| device.epoch().is_some_and(|epoch| epoch.is_head(&head)));
+        if !is_same || !files::lie_alike(&former, &found, bytes) {
+            return Err(Notice::Moved);
+        }
+        Shared::new(found).ok_or(Notice::NotTaken)
     }
 
     /// Reads the header block of a file.
-    fn head(&self, file: &CowFile) -> Result<Page, (Errno, &'static str)> {
-        let unreadable = (Errno::EINVAL, "the header cannot be read");
-        let mut head = Page::new().ok_or((Errno::ENOMEM, Errno::ENOMEM.text()))?;
+    fn head(&self, file: &CowFile) -> Result<Page, Notice> {
+        let mut head = Page::new().ok_or(Notice::NotTaken)?;
         if file.bytes() < BLOCK_SIZE as u64 {
-            return Err((Errno::EINVAL, "the file is too short"));
+            return Err(Notice::Incomplete);
         }
         let mut at: usize = 0;
         for piece in Places::of_blocks(file, 0, 1) {
-            let end = at.saturating_add((piece.sectors << super::logic::geometry::SECTOR_SHIFT) as usize);
-            let part = head.get_mut(at..end).ok_or(unreadable)?;
-            self.running.origin.read(piece.sector, part).map_err(|_| unreadable)?;
+            let end = at.saturating_add((piece.sectors << SECTOR_SHIFT) as usize);
+            let part = head.get_mut(at..end).ok_or(Notice::Unreadable)?;
+            self.running.origin.read(piece.sector, part).map_err(|_| Notice::Unreadable)?;
             at = end;
         }
         Ok(head)

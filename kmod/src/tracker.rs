@@ -9,7 +9,7 @@
 //! the effect that names it was fetched; a write is counted in flight from before its test until
 //! its completion, except while it is held.
 
-use super::files::{sector_of, Files, Places};
+use super::files::{sector_of, shared_blocks, Files, Places};
 use super::kapi::entry::{target_of, worker_of, Published};
 use super::kapi::io::{Carrier, Op};
 use super::kapi::lock::{wait_for_tests, Guard};
@@ -30,6 +30,9 @@ use super::supplies::{COPIES, HOLDS};
 
 /// How often regions that are not written to any more are settled (seconds).
 const TICK: u32 = 30;
+
+/// Pages of the former file that are on their way at a time, at most.
+const FORMER_PAGES: usize = 32;
 
 /// What a request is for, with the memory it needs.
 pub enum Job {
@@ -89,9 +92,24 @@ pub struct Inner {
     crowd: WriteQueue,
     /// A block for the next page that is written.
     spare: Option<Memory>,
+    /// Blocks whose old data is waited for by [`Tracker::keep`].
+    keeping: u32,
     /// A step for the task that gave the command.
     step: Option<Step>,
+    /// Pages of the former file for it, and a flush behind them.
+    pages: KVec<(Page, u64, bool, Memory)>,
+    flush: bool,
     done: Option<Result<(), Errno>>,
+}
+
+impl Inner {
+    /// What was overwritten while nobody kept it where it was (mkfs, a restored volume) is somebody else's
+    /// now: once that is recorded, before the foreign write goes on, nothing is written to it any more.
+    fn leave_overwritten(&mut self) {
+        if self.device.is_overwritten() && self.files.current.as_ref().is_some_and(|file| !file.is_pinned()) {
+            self.files.current = None;
+        }
+    }
 }
 
 /// A tracked device.
@@ -143,7 +161,10 @@ impl Running {
                 free,
                 crowd: WriteQueue::new(),
                 spare: None,
+                keeping: 0,
                 step: None,
+                pages: KVec::with_capacity(FORMER_PAGES)?,
+                flush: false,
                 done: None,
             };
             KBox::new(Tracker {
@@ -271,9 +292,57 @@ impl Tracker {
         true
     }
 
+    /// Keeps the old data of a block as if it were written to, so that the snapshot shows what it has now
+    /// whatever becomes of it. For the task that gives the commands.
+    fn keep(&self, block: u64) {
+        loop {
+            let mut inner = self.inner.lock();
+            if let Some(number) = inner.free.pop() {
+                let extent = Extent { first: block, count: 1 };
+                let write = hold::Write { extent, kind: Kind::Change, nowait: false, block0: [UNTOUCHED; SECTORS] };
+                match inner.device.write(number.into(), write) {
+                    // Its release gives the number back.
+                    Admission::Held => {
+                        inner.keeping = inner.keeping.saturating_add(1);
+                        return;
+                    }
+                    Admission::Full => {
+                        let _ = inner.free.push(number);
+                    }
+                    _ => {
+                        let _ = inner.free.push(number);
+                        return;
+                    }
+                }
+            }
+            drop(inner);
+            self.kick();
+            self.signal.wait();
+        }
+    }
+
+    /// The blocks that the current file has only a part of are kept: what it writes there is its own, and
+    /// what the snapshot shows of it must not change.
+    pub fn keep_shared_blocks(&self, file: &CowFile) {
+        shared_blocks(file).for_each(|block| self.keep(block));
+        loop {
+            self.kick();
+            if self.inner.lock().keeping == 0 {
+                return;
+            }
+            self.signal.wait();
+        }
+    }
+
     fn release(&self, inner: &mut Inner, bio: u64, how: Release) {
-        let Some(write) = inner.held.get_mut(bio as usize).and_then(Option::take) else { return };
+        let write = inner.held.get_mut(bio as usize).and_then(Option::take);
         let _ = inner.free.push(bio as u32);
+        let Some(write) = write else {
+            // Nobody's: see `keep`.
+            inner.keeping = inner.keeping.saturating_sub(1);
+            self.signal.raise();
+            return;
+        };
         match how {
             Release::Submit => self.submit(write),
             Release::Complete => write.end(Ok(())),
@@ -335,6 +404,13 @@ impl Tracker {
             inner.spare = Some(spare);
             return false;
         };
+        if let Effect::WritePage { file: File::Former, page, block, durable } = effect {
+            if inner.pages.push((page, block, durable, spare)).is_err() {
+                inner.device.page_written(File::Former, page, Err(Errno::ENOMEM));
+            }
+            self.signal.raise();
+            return true;
+        }
         if let Effect::WritePage { file, page, block, durable } = effect {
             let op = if durable { Op::WriteDurable } else { Op::Write };
             match inner.files.get(file).filter(|file| Places::of_blocks(file, block, 1).are_known()) {
@@ -355,7 +431,10 @@ impl Tracker {
                 }
             }
             Effect::WakeReaders => self.wake_readers(worker, inner),
-            Effect::Room => while inner.crowd.pop().is_some_and(|write| self.admit(inner, write)) {},
+            Effect::Room => {
+                while inner.crowd.pop().is_some_and(|write| self.admit(inner, write)) {}
+                self.signal.raise();
+            }
             Effect::Done { result } => {
                 inner.done = Some(result);
                 self.signal.raise();
@@ -372,6 +451,10 @@ impl Tracker {
                     }
                     None => inner.device.page_read(page, Err(Errno::EIO)),
                 }
+            }
+            Effect::Flush { file: File::Former } => {
+                inner.flush = true;
+                self.signal.raise();
             }
             Effect::Flush { file } => {
                 let mut request = self.request(worker, Job::Flush(file));
@@ -433,6 +516,9 @@ impl Tracker {
             Job::WritePage(file, page, memory) => {
                 inner.spare = Some(memory);
                 inner.device.page_written(file, page, result);
+                if file == File::Current && page == Page::Head {
+                    inner.leave_overwritten();
+                }
             }
             Job::ReadPage(page, memory) => inner.device.page_read(page, result.map(|()| &*memory)),
             Job::Flush(file) => inner.device.flushed(file, result),
@@ -462,6 +548,10 @@ impl Tracker {
             if let Some(result) = inner.done.take() {
                 return result;
             }
+            if inner.flush || !inner.pages.is_empty() {
+                inner = self.write_former(inner);
+                continue;
+            }
             inner = match inner.step.take() {
                 Some(step) => self.take_step(inner, step),
                 None => {
@@ -472,6 +562,33 @@ impl Tracker {
                 }
             };
         }
+    }
+
+    /// Writes what there is for the former file through the file system, so that it can be read there:
+    /// what was only reserved reads as zeroes, whatever is written around it.
+    fn write_former<'a>(&'a self, mut inner: Guard<'a, Inner>) -> Guard<'a, Inner> {
+        let write = inner.pages.pop();
+        let files = inner.files.former.clone().zip(inner.files.current.clone());
+        drop(inner);
+        let put = |offset: u64, bytes: &[u8], sync| match &files {
+            Some((former, current)) => former.write_through(current, offset, bytes, sync),
+            None => Err(Errno::EIO),
+        };
+        match write {
+            Some((page, block, durable, bytes)) => {
+                let result = put(block << BLOCK_SHIFT, &bytes[..], durable);
+                inner = self.inner.lock();
+                inner.device.page_written(File::Former, page, result);
+            }
+            None => {
+                let result = put(0, &[], true);
+                inner = self.inner.lock();
+                inner.flush = false;
+                inner.device.flushed(File::Former, result);
+            }
+        }
+        drop(files);
+        inner
     }
 
     fn take_step<'a>(&'a self, mut inner: Guard<'a, Inner>, step: Step) -> Guard<'a, Inner> {
@@ -515,6 +632,16 @@ impl Tracker {
     pub fn read_block0(&self, to: &mut Memory) -> Result<(), Errno> {
         let bytes = self.geometry.device_bytes().min(BLOCK_SIZE as u64) as usize;
         to.get_mut(..bytes).map_or(Err(Errno::EIO), |start| self.origin.read(0, start))
+    }
+
+    /// The current file is not there any more: nothing is written to where it was, and the list is lost.
+    pub fn forsake(&self, errno: Errno) {
+        let mut inner = self.inner.lock();
+        let gone = inner.files.current.take();
+        inner.device.forsake(errno);
+        drop(inner);
+        drop(gone);
+        self.kick();
     }
 
     /// The current file was found again.

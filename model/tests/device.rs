@@ -157,7 +157,14 @@ fn converge(mut machine: Machine) {
     let (changed, verdict) = (machine.device().changed_blocks(), machine.device().verdict());
     machine.unload();
     assert!(boot(&mut machine, true, None, None), "a file closed in order is not found again");
-    assert_eq!((machine.device().changed_blocks(), machine.device().verdict()), (changed, verdict));
+    let found = machine.device().changed_blocks();
+    if machine.device().state().snapshot {
+        assert_eq!(found, changed);
+    } else {
+        // A snapshot that had failed is given up, and with it the room for old data: its blocks are listed.
+        assert!((changed..=changed + machine.room.data).contains(&found));
+    }
+    assert_eq!(machine.device().verdict(), verdict);
     read_all(&mut machine);
 }
 

@@ -78,6 +78,7 @@ struct StatusBody {
     copied_blocks: u64,
     held_writes: u64,
     snapshot_error: Option<Number>,
+    notice: Option<String>,
 }
 
 impl From<&abi::Status> for StatusBody {
@@ -97,6 +98,7 @@ impl From<&abi::Status> for StatusBody {
             copied_blocks: status.copied_blocks,
             held_writes: status.held_writes,
             snapshot_error: elioctl::info::reported_error(status.snapshot_error.into()).map(Number::from),
+            notice: trust::notice_text(status.notice),
         }
     }
 }

@@ -9,7 +9,7 @@ use elioctl::error::{errno_name, errno_text};
 use elioctl::escape::printable;
 use elioctl::info::reported_error;
 use elioctl::quantity::human_bytes;
-use elioctl::trust::{reason_text, Trust};
+use elioctl::trust::{notice_text, reason_text, Trust};
 
 /// What stands for a value that is not known.
 const UNKNOWN: &str = "-";
@@ -125,6 +125,7 @@ pub fn details(device: &Device) -> String {
             ("excess at most", size(status.excess_bytes)),
             ("reason", reason_text(status.reason).unwrap_or_else(|| "none".into())),
             ("snapshot error", error.map_or_else(|| "none".into(), errno_text)),
+            ("notice", notice_text(status.notice).unwrap_or_else(|| "none".into())),
             ("device size", size(status.device_bytes)),
             ("memory", size(status.memory_bytes)),
             ("COW file used", size(status.cow_used)),

@@ -80,7 +80,23 @@ extern "C" {
     pub(super) fn elio_device_freeze(device: Opaque) -> i32;
     pub(super) fn elio_device_thaw(device: Opaque) -> i32;
 
-    pub(super) fn elio_cow_create(path: *const u8, device: Opaque, zeroed: u64, bytes: u64, error: *mut i64) -> Opaque;
+    pub(super) fn elio_cow_create(
+        path: *const u8,
+        device: Opaque,
+        marks_from: u64,
+        marks_to: u64,
+        bytes: u64,
+        error: *mut i64,
+    ) -> Opaque;
+    pub(super) fn elio_cow_settle(cow: Opaque);
+    pub(super) fn elio_cow_write(
+        cow: Opaque,
+        made: Opaque,
+        offset: u64,
+        memory: *const u8,
+        bytes: usize,
+        sync: bool,
+    ) -> i32;
     pub(super) fn elio_cow_find(path: *const u8, length: usize, device: Opaque, error: *mut i64) -> Opaque;
     pub(super) fn elio_cow_is_mounted(cow: Opaque) -> bool;
     pub(super) fn elio_cow_is_pinned(cow: Opaque) -> bool;

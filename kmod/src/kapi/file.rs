@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! A copy-on-write file on the tracked volume.
 
+use core::ops::Range;
+
 use super::super::logic::errno::Errno;
 use super::ffi::{self, Opaque};
 use super::user::Text;
@@ -27,11 +29,13 @@ unsafe impl Send for CowFile {}
 unsafe impl Sync for CowFile {}
 
 impl CowFile {
-    /// Makes the file anew, `bytes` long, its first `zeroed` bytes written.
-    pub fn create(path: &Text, origin: &Origin, zeroed: u64, bytes: u64) -> Result<CowFile, Errno> {
+    /// Makes the file anew, `bytes` long; its header block and its `marks` are written.
+    pub fn create(path: &Text, origin: &Origin, marks: Range<u64>, bytes: u64) -> Result<CowFile, Errno> {
         let mut error = 0;
         // SAFETY: the path ends with a NUL, and the origin is open.
-        let cow = unsafe { ffi::elio_cow_create(path.as_ptr(), origin.as_ptr(), zeroed, bytes, &mut error) };
+        let cow = unsafe {
+            ffi::elio_cow_create(path.as_ptr(), origin.as_ptr(), marks.start, marks.end, bytes, &mut error)
+        };
         if cow.is_null() {
             return Err(errno(error));
         }
@@ -68,12 +72,6 @@ impl CowFile {
         last.map_or(0, |last| last.file_sector.saturating_add(last.sectors).saturating_mul(SECTOR))
     }
 
-    /// Whether all that it has lies where the same of `other` lies.
-    pub fn lies_like(&self, other: &CowFile) -> bool {
-        let places = |file: &CowFile, at| file.piece(at).map(|piece| (piece.file_sector, piece.sector, piece.sectors));
-        self.pieces() == other.pieces() && (0..self.pieces()).all(|at| places(self, at) == places(other, at))
-    }
-
     /// How many pieces it has.
     pub fn pieces(&self) -> u32 {
         // SAFETY: it lives as long as `self`; so below.
@@ -103,6 +101,20 @@ impl CowFile {
     pub fn is_at(&self, path: &Text) -> bool {
         // SAFETY: as above.
         unsafe { ffi::elio_cow_is(self.0, path.as_ptr()) }
+    }
+
+    /// The command that made the file is over.
+    pub fn settle(&self) {
+        // SAFETY: as above; one command at a time.
+        unsafe { ffi::elio_cow_settle(self.0) };
+    }
+
+    /// Writes through the file system from byte `offset` on, and makes durable this and what was before
+    /// if `sync`. `made` is the file that the command in progress made. Nothing may be written around
+    /// the file system any more.
+    pub fn write_through(&self, made: &CowFile, offset: u64, bytes: &[u8], sync: bool) -> Result<(), Errno> {
+        // SAFETY: as above; the bytes are not kept.
+        check(unsafe { ffi::elio_cow_write(self.0, made.0, offset, bytes.as_ptr(), bytes.len(), sync) }.into())
     }
 
     /// Frees what is behind `bytes`.

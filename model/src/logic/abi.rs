@@ -247,6 +247,8 @@ layout! {
         96 held_writes: u64,
         /// Zero, or the negative error number the snapshot failed with while tracking goes on.
         104 snapshot_error: i32,
+        /// What there is to say about the file, see [`super::notice::Notice::code`]; 0 is nothing.
+        108 notice: u32,
     }
 }
 const _: () = assert!(STATUS == 0xc070_4120);

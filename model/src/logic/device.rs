@@ -140,6 +140,8 @@ pub struct Device<M: Memory> {
     wake_readers: bool,
     pub(super) changed: u64,
     pub(super) lost: Option<Reason>,
+    /// Somebody else wrote where the current file's metadata lies.
+    pub(super) overwritten: bool,
     /// Why the last snapshot failed.
     pub(super) snapshot_error: Option<Errno>,
     /// Why the device could not be brought online.
@@ -169,7 +171,7 @@ impl<M: Memory> Hash for Device<M> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         (self.geometry, self.state, &self.operation, self.ready, self.gate, self.gate_shut).hash(state);
         (self.starved, self.crowded, self.wake_readers, self.changed, self.lost).hash(state);
-        (self.snapshot_error, self.error, self.cache_bytes, self.noted_token).hash(state);
+        (self.overwritten, self.snapshot_error, self.error, self.cache_bytes, self.noted_token).hash(state);
         self.fast.hash(state);
         (&self.current, &self.next, &self.former, &self.old, &self.next_old).hash(state);
         self.holds.hash(state);
@@ -199,6 +201,7 @@ impl<M: Memory> Device<M> {
             wake_readers: false,
             changed: 0,
             lost: None,
+            overwritten: false,
             snapshot_error: None,
             error: None,
             cache_bytes: DEFAULT_CACHE_BYTES,
@@ -249,6 +252,12 @@ impl<M: Memory> Device<M> {
     pub fn snapshot_failure(&self) -> Option<Errno> {
         if self.state.snapshot { self.old.as_ref().and_then(|old| old.copies.failed()) } else { None }
             .or(self.snapshot_error)
+    }
+
+    /// Whether somebody else wrote where the current file's metadata lies. Should nobody keep the file
+    /// there (its volume is not mounted), that place may be somebody else's by now.
+    pub fn is_overwritten(&self) -> bool {
+        self.overwritten
     }
 
     /// Blocks changed since the snapshot, as the bits have it.
@@ -454,6 +463,7 @@ impl<M: Memory> Device<M> {
             return;
         }
         if epoch.exclusion.vital(zone) & mask != 0 {
+            self.overwritten = true;
             self.lose(Reason::Damaged);
         }
         if let Some(old) = &mut self.old {

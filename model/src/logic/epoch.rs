@@ -10,7 +10,8 @@ use super::bytes::put;
 use super::commit::Commit;
 use super::exclusion::Exclusion;
 use super::fast::Fast;
-use super::geometry::{Geometry, BLOCK_SHIFT};
+use super::former;
+use super::geometry::{Geometry, ZoneMasks, BLOCK_SHIFT, REGION_ZONES};
 use super::header::{Header, Uuid};
 use super::identity::Identity;
 use super::memory::{Block, Memory};
@@ -163,6 +164,19 @@ impl<M: Memory> Epoch<M> {
         Epoch { identity, header, record, commit, fast, tracking, exclusion, head_failed: false, head }
     }
 
+    /// Where the former file lies, as the exclusion has it, is written with the header block, as far as
+    /// there is room; the rest counts as changed.
+    pub fn keep_former(&mut self) {
+        let seed = self.identity.seed();
+        former::store(&mut self.head, seed, &self.exclusion);
+        for extent in former::without_room(&self.exclusion) {
+            for (zone, mask) in ZoneMasks::new(extent) {
+                self.fast.set(zone, mask & self.identity.geometry.zone_mask(zone));
+                self.tracking.touch(zone / REGION_ZONES);
+            }
+        }
+    }
+
     /// What the tracking pages are sealed with.
     pub fn seal(&self) -> Seal {
         Seal { seed: self.identity.seed(), epoch: self.header.seqid }
@@ -211,6 +225,12 @@ impl<M: Memory> Epoch<M> {
         let seed = self.identity.seed();
         self.record.store(&mut self.head, seed);
         out.copy_from_slice(&*self.head);
+    }
+
+    /// Whether a header block that was found is the one that was written last.
+    pub fn is_head(&self, found: &Block) -> bool {
+        let head: &Block = &self.head;
+        self.commit.is_flying() || head == found
     }
 
     /// Memory held (bytes).

@@ -55,10 +55,14 @@ errnos! {
     EXDEV = 18, "Invalid cross-device link";
     /// The device is gone.
     ENODEV = 19, "No such device";
+    /// Something on the path is no directory.
+    ENOTDIR = 20, "Not a directory";
     /// The path is a directory.
     EISDIR = 21, "Is a directory";
     /// An argument is out of its range, or the state does not allow the request.
     EINVAL = 22, "Invalid argument";
+    /// The file is in use in another way.
+    ETXTBSY = 26, "Text file busy";
     /// The copy-on-write file reached its limit.
     EFBIG = 27, "File too large";
     /// The file system is full.
@@ -69,8 +73,12 @@ errnos! {
     ERANGE = 34, "Numerical result out of range";
     /// Too many symbolic links.
     ELOOP = 40, "Too many levels of symbolic links";
+    /// Something is not there.
+    ENODATA = 61, "No data available";
     /// The device cannot do this.
     EOPNOTSUPP = 95, "Operation not supported";
+    /// The file's volume is not mounted.
+    ESTALE = 116, "Stale file handle";
 }
 
 impl Errno {

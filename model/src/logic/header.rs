@@ -56,6 +56,8 @@ pub enum Malformed {
     Record,
     /// Identity: bytes that must be zero are not.
     Reserved,
+    /// Where the former file lay cannot be read.
+    Former,
 }
 
 impl Malformed {
@@ -78,6 +80,7 @@ impl Malformed {
             Malformed::Layout => "a block number does not follow from device_bytes",
             Malformed::Record => "neither record slot is valid",
             Malformed::Reserved => "reserved bytes are not zero",
+            Malformed::Former => "the former file's place cannot be read",
         }
     }
 }

@@ -13,6 +13,7 @@ use super::device::{Device, Old};
 use super::effect::{Effect, File, Page, Step};
 use super::epoch::Epoch;
 use super::errno::Errno;
+use super::former;
 use super::geometry::{
     low_bits, Extent, ZoneMasks, INDEX_BLOCK, PAGE_ENTRIES, REGION_BLOCKS, REGION_ZONES, SECTOR_SIZE, ZONE_BLOCKS,
 };
@@ -179,6 +180,7 @@ impl<M: Memory> Device<M> {
         if self.current.is_some() {
             self.state.after(Event::ToSnapshot)?;
         }
+        next.keep_former();
         next.tracking.write_all();
         self.next = Some(next);
         self.next_old = Some(old);
@@ -220,6 +222,17 @@ impl<M: Memory> Device<M> {
     /// The file that a reload asked for is no good.
     pub fn refuse(&mut self, errno: Errno) {
         self.error = Some(errno);
+    }
+
+    /// The file that is tracked into is not there any more: nothing may be written to where it was, which
+    /// the environment answers with `EIO` from now on. The list is every block.
+    pub fn forsake(&mut self, errno: Errno) {
+        self.error = Some(errno);
+        if let Some(old) = &mut self.old {
+            old.copies.fail(Errno::EIO);
+        }
+        self.note_failure();
+        self.lose(Reason::Damaged);
     }
 
     /// Begins closing in order, as before an unload or a shutdown. New writes are held for good.
@@ -462,8 +475,11 @@ impl<M: Memory> Device<M> {
         self.former = self.current.take();
         self.current = self.next.take();
         self.old = self.next_old.take();
-        self.changed = 0;
+        self.changed = self.current.as_ref().map_or(0, |epoch| {
+            former::without_room(&epoch.exclusion).map(|extent| extent.count).fold(0, u64::saturating_add)
+        });
         self.lost = None;
+        self.overwritten = false;
         self.snapshot_error = None;
         if let Some(epoch) = &self.current {
             self.fast = epoch.fast.clone();
@@ -628,7 +644,12 @@ impl<M: Memory> Device<M> {
                 let snapshot = self.old.is_some();
                 self.state = self.state.after(Event::Verified { snapshot }).unwrap_or(self.state);
                 self.open_gate();
-                return self.done(Ok(()));
+                if snapshot || self.current.as_ref()?.exclusion.data_from(0).is_none() {
+                    return self.done(Ok(()));
+                }
+                // The room for old data is of no use any more.
+                self.operation = Operation::Drop(Drop::Leave { block: 0 });
+                return None;
             }
             _ => return None,
         };

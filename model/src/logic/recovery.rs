@@ -7,11 +7,13 @@
 use super::bytes::array;
 use super::crc32c;
 use super::errno::Errno;
+use super::former::Former;
 use super::geometry::Geometry;
 use super::header::{Header, Malformed, HEADER_SIZE};
 use super::identity::Identity;
 use super::memory::Block;
 use super::record::{Phase, Record};
+use super::verdict::Reason;
 
 /// Why a file cannot be reloaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +64,8 @@ pub struct Finding {
     pub record: Record,
     /// The snapshot's image survived; else only the list did.
     pub snapshot: bool,
+    /// Where the former file lay.
+    pub former: Option<Former>,
 }
 
 /// Examines a header block for a device of that geometry. `snapshot`: the reload asks for a snapshot.
@@ -95,7 +99,11 @@ pub fn examine(block: &Block, geometry: Geometry, snapshot: bool) -> Result<Find
     if record.snapshot != snapshot && record.closed.is_some() {
         return Err(Refusal::WrongMode);
     }
-    Ok(Finding { identity, header, record, snapshot: record.snapshot && record.closed.is_some() })
+    let former = Former::parse(block, identity.seed()).ok();
+    let damage = if former.is_none() { Some(Reason::Damaged) } else { None };
+    let record = Record { lost: record.lost.or(damage), ..record };
+    let whole = former.is_some_and(Former::is_whole);
+    Ok(Finding { identity, header, record, snapshot: record.snapshot && record.closed.is_some() && whole, former })
 }
 
 #[cfg(test)]

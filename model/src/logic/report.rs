@@ -93,6 +93,7 @@ pub fn status<M: Memory>(device: &Tracked<M>, minor: u32) -> Status {
         copied_blocks,
         held_writes: device.held_writes(),
         snapshot_error: device.snapshot_failure().map_or(0, Errno::negative),
+        notice: 0,
     }
 }
 
