@@ -467,3 +467,29 @@ fn marks_that_come_together_share_a_write() {
     assert_eq!(world.written.len(), 100);
     assert!(world.tracking.memory_bytes() >= 2 * REGIONS);
 }
+
+/// A write that comes while the mark of its region is on the way waits for that one, and makes no other;
+/// the same while the region is being settled.
+#[test]
+fn a_mark_on_its_way_is_waited_for() {
+    let mut world = World::new();
+    assert_eq!(world.tracking.touch(0), Touch::WaitNext(0));
+    assert_eq!(world.tracking.touch(0), Touch::WaitNext(0));
+    assert!(world.poll());
+    assert_eq!(world.tracking.touch(0), Touch::WaitCurrent(0));
+    world.run_until_quiet();
+    assert_eq!((world.tracking.touch(0), world.tracking.mark_writes()), (Touch::Go, 3));
+    world.tracking.sweep(true);
+    // The fine page, the flush, the mark.
+    for _ in 0..2 {
+        assert!(world.poll());
+        world.complete(0, true);
+    }
+    assert!(world.poll());
+    assert_eq!(world.tracking.touch(0), Touch::WaitCurrent(0));
+    world.run_until_quiet();
+    assert_eq!((world.tracking.counts(), world.tracking.mark_writes()), ((0, 1), 4));
+    assert_eq!(world.tracking.touch(0), Touch::WaitNext(0));
+    world.run_until_quiet();
+    assert_eq!((world.tracking.counts(), world.tracking.mark_writes()), ((1, 0), 5));
+}

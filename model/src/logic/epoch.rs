@@ -11,7 +11,7 @@ use super::commit::Commit;
 use super::exclusion::Exclusion;
 use super::fast::Fast;
 use super::former;
-use super::geometry::{Geometry, ZoneMasks, BLOCK_SHIFT, REGION_ZONES};
+use super::geometry::{Geometry, ZoneMasks, REGION_ZONES};
 use super::header::{Header, Uuid};
 use super::identity::Identity;
 use super::memory::{Block, Memory};
@@ -180,11 +180,6 @@ impl<M: Memory> Epoch<M> {
     /// What the tracking pages are sealed with.
     pub fn seal(&self) -> Seal {
         Seal { seed: self.identity.seed(), epoch: self.header.seqid }
-    }
-
-    /// Limit of the file (file blocks).
-    pub fn file_blocks(&self) -> u64 {
-        self.header.fsize >> BLOCK_SHIFT
     }
 
     /// The file block that is appended to next. A crash may have kept the closing record and not the

@@ -13,7 +13,7 @@ use super::copies::{Copies, CopyState};
 use super::errno::Errno;
 use super::geometry::{Geometry, PAGE_ENTRIES};
 use super::memory::{Block, Buffer, Memory};
-use super::slab::{Linked, Queue, Slab, NONE};
+use super::slab::{Queue, Slab, NONE};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum PageState {
@@ -36,19 +36,12 @@ pub struct IndexPage<P: Clone> {
     /// Copies whose mapping waits for the page.
     copies: Queue,
     chain: u32,
-    next: u32,
-}
-
-impl<P: Clone> Linked for IndexPage<P> {
-    fn next(&mut self) -> &mut u32 {
-        &mut self.next
-    }
 }
 
 impl<P: Clone + Deref<Target = Block>> Hash for IndexPage<P> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.bytes.hash(state);
-        (self.number, self.state, self.dirty, self.used, self.copies, self.chain, self.next).hash(state);
+        (self.number, self.state, self.dirty, self.used, self.copies, self.chain).hash(state);
     }
 }
 
@@ -225,8 +218,7 @@ impl<M: Memory> Index<M> {
         let bucket = self.bucket(number);
         let head = self.heads.get(bucket).copied().unwrap_or(NONE);
         let state = if on_file { PageState::Wanted } else { PageState::Ready };
-        let page =
-            IndexPage { number, bytes, state, dirty: false, used: true, copies: Queue::new(), chain: head, next: NONE };
+        let page = IndexPage { number, bytes, state, dirty: false, used: true, copies: Queue::new(), chain: head };
         let at = self.pool.insert(page)?;
         if let Some(head) = self.heads.get_mut(bucket) {
             *head = at;

@@ -60,10 +60,8 @@ impl Token {
     /// Trusts exactly one content.
     pub fn new(content: &Hashes) -> Token {
         let mut sectors = [[0; CANDIDATES]; SECTORS];
-        for (set, hash) in sectors.iter_mut().zip(content) {
-            if let Some(first) = set.first_mut() {
-                *first = *hash;
-            }
+        for ([first, ..], hash) in sectors.iter_mut().zip(content) {
+            *first = *hash;
         }
         Token { sectors }
     }
@@ -127,9 +125,8 @@ impl Token {
             if let Some(head) = set.get_mut(..end) {
                 head.rotate_right(1);
             }
-            if let Some(first) = set.first_mut() {
-                *first = *hash;
-            }
+            let [first, ..] = set;
+            *first = *hash;
         }
         changed
     }
