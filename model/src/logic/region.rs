@@ -217,6 +217,26 @@ mod tests {
         walk(Region::CLEAN, Mark::CLEAN, None, 9);
     }
 
+    /// State, generation and the trace of a touch lie in one word, and none of them disturbs another.
+    #[test]
+    fn a_region_remembers_its_mark_and_its_generation() {
+        for state in [MarkState::Clean, MarkState::Hot, MarkState::Settled] {
+            for generation in 0..GENERATIONS {
+                let mark = Mark { state, generation };
+                let mut region = Region::from_mark(mark);
+                assert_eq!((region.durable(), region.generation(), region.is_touched()), (mark, generation, false));
+                region.note();
+                assert_eq!((region.durable(), region.is_touched()), (mark, true));
+                region.skip_generations(3);
+                assert_eq!((region.generation(), region.is_touched()), ((generation + 3) % GENERATIONS, true));
+                assert_eq!(region.generation_after(2), (generation + 5) % GENERATIONS);
+                assert_eq!(region.durable().state, state);
+                region.rest();
+                assert_eq!((region.is_touched(), region.durable().state), (false, state));
+            }
+        }
+    }
+
     #[test]
     fn generations_wrap_at_64() {
         let mut region = Region::from_mark(Mark { state: MarkState::Hot, generation: 63 });
