@@ -206,7 +206,8 @@ fn play(room: Room, deeds: Vec<Deed>) {
                 if command == Command::Close && machine.command.is_some() {
                     machine.run_out();
                     if machine.result != Some(Ok(())) {
-                        break;
+                        machine.unload();
+                        return;
                     }
                     let snapshot = machine.device().state().snapshot;
                     machine.unload();
@@ -502,7 +503,7 @@ fn every_step_of_a_command_may_fail() {
                 }
                 match command {
                     Command::Destroy => assert!(machine.device().epoch().is_none()),
-                    Command::Close => {}
+                    Command::Close => machine.unload(),
                     _ => converge(machine),
                 }
             }

@@ -173,6 +173,7 @@ pub struct Machine {
     pub loss: BTreeSet<u8>,
     pub broken: bool,
     head_failed: bool,
+    closing: bool,
     /// There was a crash since the epoch began, so whole regions may be listed.
     bounded: bool,
     /// What the present epoch cost: coarse pages that were written, blocks that were copied.
@@ -237,6 +238,7 @@ impl Machine {
             loss: BTreeSet::new(),
             broken: false,
             head_failed: false,
+            closing: false,
             bounded: false,
             marks_written: 0,
             next_marks_written: 0,
@@ -353,6 +355,7 @@ impl Machine {
         if given.is_ok() {
             self.command = Some(command);
             self.result = None;
+            self.closing |= command == Command::Close;
         }
         self.check();
         given
@@ -858,6 +861,7 @@ impl Machine {
         self.crowded.clear();
         self.readers.clear();
         self.command = None;
+        self.closing = false;
         self.noted.clear();
         (self.marks_written, self.copied) = (0, 0);
     }
@@ -1120,9 +1124,9 @@ impl Machine {
         panic!("it never comes to rest");
     }
 
-    /// After an orderly close writes are held for good.
+    /// From an orderly close on writes are held for good, however it ends.
     fn closed(&self) -> bool {
-        self.current.is_some_and(|at| record(&self.files[at]).is_some_and(|record| record.closed.is_some()))
+        self.closing
     }
 }
 
