@@ -39,6 +39,7 @@ struct elio_cow {
 	struct fsnotify_mark mark;
 	spinlock_t lock;
 	struct inode *inode; /* NULL once unmounted */
+	struct elio_device *device;
 	char *path;
 	struct vfsmount *mount; /* where it was made, until elio_cow_settle() */
 	struct file *file; /* from the first elio_cow_write() on */
@@ -60,6 +61,8 @@ static void elio_cow_freeing(struct fsnotify_mark *mark, struct fsnotify_group *
 static int elio_cow_event(struct fsnotify_mark *mark, u32 mask, struct inode *inode, struct inode *dir,
 			  const struct qstr *name, u32 cookie)
 {
+	if (mask & FS_UNMOUNT)
+		elio_device_rest(container_of(mark, struct elio_cow, mark)->device);
 	return 0;
 }
 
@@ -67,6 +70,7 @@ static void elio_cow_free_mark(struct fsnotify_mark *mark)
 {
 	struct elio_cow *cow = container_of(mark, struct elio_cow, mark);
 
+	elio_device_put(cow->device);
 	kvfree(cow->extents);
 	kfree(cow->path);
 	kfree(cow);
@@ -211,7 +215,7 @@ static int elio_cow_set_size(struct inode *inode, u64 bytes)
 	return error;
 }
 
-static int elio_cow_check(const struct inode *inode, void *device)
+static int elio_cow_check(const struct inode *inode, struct elio_device *device)
 {
 	const struct super_block *sb = inode->i_sb;
 
@@ -308,7 +312,7 @@ static int elio_cow_unlink(struct inode *inode)
 	return error;
 }
 
-static struct elio_cow *elio_cow_new(void)
+static struct elio_cow *elio_cow_new(struct elio_device *device)
 {
 	struct elio_cow *cow = kzalloc(sizeof(*cow), GFP_KERNEL);
 
@@ -317,10 +321,12 @@ static struct elio_cow *elio_cow_new(void)
 	spin_lock_init(&cow->lock);
 	fsnotify_init_mark(&cow->mark, elio_marks);
 	cow->mark.mask = FS_UNMOUNT;
+	cow->device = elio_device_get(device);
 	return cow;
 }
 
-struct elio_cow *elio_cow_create(const char *path, void *device, u64 marks_from, u64 marks_to, u64 bytes, long *error)
+struct elio_cow *elio_cow_create(const char *path, struct elio_device *device, u64 marks_from, u64 marks_to, u64 bytes,
+				 long *error)
 {
 	struct elio_cow *cow;
 	struct file *file;
@@ -337,7 +343,7 @@ struct elio_cow *elio_cow_create(const char *path, void *device, u64 marks_from,
 		goto out;
 	}
 	*error = -ENOMEM;
-	cow = elio_cow_new();
+	cow = elio_cow_new(device);
 	if (!cow)
 		goto out;
 	*error = elio_cow_fill(cow, file, marks_from, marks_to, bytes);
@@ -385,7 +391,7 @@ static struct dentry *elio_cow_walk(struct super_block *sb, const char *path, si
 	}
 }
 
-static int elio_cow_adopt(struct elio_cow *cow, struct dentry *dentry, void *device)
+static int elio_cow_adopt(struct elio_cow *cow, struct dentry *dentry, struct elio_device *device)
 {
 	struct inode *inode = d_inode(dentry);
 	int error = elio_cow_check(inode, device);
@@ -395,12 +401,14 @@ static int elio_cow_adopt(struct elio_cow *cow, struct dentry *dentry, void *dev
 	/* What somebody may still write into through a mapping cannot be kept from it. */
 	if (mapping_writably_mapped(inode->i_mapping))
 		return -ETXTBSY;
-	error = elio_cow_name(cow, dentry);
+	error = elio_device_hold(device);
+	if (!error)
+		error = elio_cow_name(cow, dentry);
 	return error ? error : elio_cow_pin(cow, inode, round_down(i_size_read(inode), ELIO_BLOCK));
 }
 
 /* Finds a file that is there, by its path from the root of the file system on the device. */
-struct elio_cow *elio_cow_find(const char *path, size_t length, void *device, long *error)
+struct elio_cow *elio_cow_find(const char *path, size_t length, struct elio_device *device, long *error)
 {
 	struct super_block *sb = elio_sb_get(elio_device_bdev(device));
 	struct elio_cow *cow = NULL;
@@ -414,7 +422,7 @@ struct elio_cow *elio_cow_find(const char *path, size_t length, void *device, lo
 	*error = PTR_ERR_OR_ZERO(dentry);
 	if (*error)
 		goto out;
-	cow = elio_cow_new();
+	cow = elio_cow_new(device);
 	*error = cow ? elio_cow_adopt(cow, dentry, device) : -ENOMEM;
 	if (cow && *error) {
 		fsnotify_put_mark(&cow->mark);

@@ -1,44 +1,112 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The block device that is tracked. It is opened for reading and without a holder, which is in
- * nobody's way.
+ * The block device that is tracked. While its volume is mounted it is held open, for reading and without
+ * a holder, which is in nobody's way; otherwise only its memory is kept, so that it can be removed.
+ *
+ * Invariant: the structures of the device and of its disk are there until the last reference goes; I/O
+ * to a disk that is gone fails in the block layer.
  */
 #include <linux/blkdev.h>
 #include <linux/blk-mq.h>
 #include <linux/fs.h>
+#include <linux/kref.h>
+#include <linux/slab.h>
 #include <linux/version.h>
 
 #include "shim.h"
 
-void *elio_device_open(const char *path, long *error)
-{
-	struct file *file = bdev_file_open_by_path(path, BLK_OPEN_READ, NULL, NULL);
+struct elio_device {
+	struct kref references;
+	struct block_device *bdev;
+	struct file *file; /* while it is held open */
+};
 
-	if (IS_ERR(file)) {
-		*error = PTR_ERR(file);
+/* Opens it, and holds it. */
+struct elio_device *elio_device_open(const char *path, long *error)
+{
+	struct elio_device *device = kzalloc(sizeof(*device), GFP_KERNEL);
+
+	if (!device) {
+		*error = -ENOMEM;
 		return NULL;
 	}
-	return file;
+	device->file = bdev_file_open_by_path(path, BLK_OPEN_READ, NULL, NULL);
+	if (IS_ERR(device->file)) {
+		*error = PTR_ERR(device->file);
+		kfree(device);
+		return NULL;
+	}
+	kref_init(&device->references);
+	device->bdev = file_bdev(device->file);
+	get_device(&device->bdev->bd_device);
+	get_device(disk_to_dev(device->bdev->bd_disk));
+	return device;
 }
 
-struct block_device *elio_device_bdev(void *device)
+static void elio_device_free(struct kref *references)
 {
-	return file_bdev(device);
+	struct elio_device *device = container_of(references, struct elio_device, references);
+	struct gendisk *disk = device->bdev->bd_disk;
+
+	elio_device_rest(device);
+	put_device(&device->bdev->bd_device);
+	put_device(disk_to_dev(disk));
+	kfree(device);
 }
 
-void elio_device_close(void *device)
+struct elio_device *elio_device_get(struct elio_device *device)
 {
-	bdev_fput(device);
+	kref_get(&device->references);
+	return device;
 }
 
-u64 elio_device_bytes(void *device)
+void elio_device_put(struct elio_device *device)
 {
-	return bdev_nr_bytes(file_bdev(device));
+	kref_put(&device->references, elio_device_free);
 }
 
-u32 elio_device_mounted(void *device)
+/* Its volume is mounted: it is held again. */
+int elio_device_hold(struct elio_device *device)
 {
-	struct block_device *bdev = file_bdev(device);
+	struct file *file;
+
+	if (READ_ONCE(device->file))
+		return 0;
+	file = bdev_file_open_by_dev(device->bdev->bd_dev, BLK_OPEN_READ, NULL, NULL);
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+	if (file_bdev(file) != device->bdev) {
+		bdev_fput(file);
+		return -ENODEV;
+	}
+	file = xchg(&device->file, file);
+	if (file)
+		bdev_fput(file);
+	return 0;
+}
+
+/* Its volume is not mounted: it may go. */
+void elio_device_rest(struct elio_device *device)
+{
+	struct file *file = xchg(&device->file, NULL);
+
+	if (file)
+		bdev_fput(file);
+}
+
+struct block_device *elio_device_bdev(struct elio_device *device)
+{
+	return device->bdev;
+}
+
+u64 elio_device_bytes(struct elio_device *device)
+{
+	return bdev_nr_bytes(device->bdev);
+}
+
+u32 elio_device_mounted(struct elio_device *device)
+{
+	struct block_device *bdev = device->bdev;
 	struct super_block *sb = elio_sb_get(bdev);
 	u32 mounted = READ_ONCE(bdev->bd_holder) ? ELIO_READ_WRITE : ELIO_UNMOUNTED;
 
@@ -50,9 +118,9 @@ u32 elio_device_mounted(void *device)
 }
 
 /* Why it cannot be tracked, or 0. */
-int elio_device_refusal(void *device)
+int elio_device_refusal(struct elio_device *device)
 {
-	struct block_device *bdev = file_bdev(device);
+	struct block_device *bdev = device->bdev;
 
 	if (bdev_is_zoned(bdev))
 		return -EOPNOTSUPP;
@@ -61,15 +129,15 @@ int elio_device_refusal(void *device)
 	return 0;
 }
 
-u64 elio_device_id(void *device)
+u64 elio_device_id(struct elio_device *device)
 {
-	return file_bdev(device)->bd_dev;
+	return device->bdev->bd_dev;
 }
 
 /* Waits for the requests that were submitted before this, where the block layer counts them. */
-void elio_device_quiesce(void *device)
+void elio_device_quiesce(struct elio_device *device)
 {
-	struct request_queue *queue = bdev_get_queue(file_bdev(device));
+	struct request_queue *queue = bdev_get_queue(device->bdev);
 
 	if (!queue_is_mq(queue))
 		return;
@@ -81,12 +149,12 @@ void elio_device_quiesce(void *device)
 #endif
 }
 
-int elio_device_freeze(void *device)
+int elio_device_freeze(struct elio_device *device)
 {
-	return bdev_freeze(file_bdev(device));
+	return bdev_freeze(device->bdev);
 }
 
-int elio_device_thaw(void *device)
+int elio_device_thaw(struct elio_device *device)
 {
-	return bdev_thaw(file_bdev(device));
+	return bdev_thaw(device->bdev);
 }

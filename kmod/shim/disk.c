@@ -85,7 +85,7 @@ void elio_disk_exit(void)
 	unregister_blkdev(elio_major, "elastio-snap");
 }
 
-struct elio_disk *elio_disk_new(u32 minor, void *device, struct elio_worker *worker, long *error)
+struct elio_disk *elio_disk_new(u32 minor, struct elio_device *device, struct elio_worker *worker, long *error)
 {
 	struct block_device *origin = elio_device_bdev(device);
 	struct elio_disk *disk = kzalloc(sizeof(*disk), GFP_KERNEL);

@@ -34,6 +34,11 @@ u64 elio_default_cache(void)
 	return cow_max_memory_default;
 }
 
+bool elio_is_debugging(void)
+{
+	return READ_ONCE(debug);
+}
+
 u32 elio_default_percentage(void)
 {
 	return cow_fallocate_percentage_default;

@@ -20,6 +20,7 @@ struct elio_worker;
 struct elio_target;
 struct elio_write;
 struct elio_cow;
+struct elio_device;
 struct elio_disk;
 struct seq_file;
 
@@ -109,30 +110,34 @@ int elio_io_sync_read(struct block_device *device, u64 sector, void *memory, siz
 void elio_submit(struct bio *bio);
 
 /* device.c: the tracked block device. May sleep. */
-void *elio_device_open(const char *path, long *error);
-struct block_device *elio_device_bdev(void *device);
-void elio_device_close(void *device);
-u64 elio_device_bytes(void *device);
+struct elio_device *elio_device_open(const char *path, long *error);
+struct elio_device *elio_device_get(struct elio_device *device);
+void elio_device_put(struct elio_device *device);
+int elio_device_hold(struct elio_device *device);
+void elio_device_rest(struct elio_device *device);
+struct block_device *elio_device_bdev(struct elio_device *device);
+u64 elio_device_bytes(struct elio_device *device);
 enum elio_mounted {
 	ELIO_UNMOUNTED = 0,
 	ELIO_READ_ONLY = 1,
 	ELIO_READ_WRITE = 2, /* or in the hands of something that is no file system */
 };
-u32 elio_device_mounted(void *device);
-int elio_device_refusal(void *device);
-u64 elio_device_id(void *device);
-void elio_device_quiesce(void *device);
-int elio_device_freeze(void *device);
-int elio_device_thaw(void *device);
+u32 elio_device_mounted(struct elio_device *device);
+int elio_device_refusal(struct elio_device *device);
+u64 elio_device_id(struct elio_device *device);
+void elio_device_quiesce(struct elio_device *device);
+int elio_device_freeze(struct elio_device *device);
+int elio_device_thaw(struct elio_device *device);
 
 /* cow_file.c: a file on the tracked volume, pinned. In the caller's process context; may sleep. */
 int elio_cow_init(void);
 void elio_cow_exit(void);
-struct elio_cow *elio_cow_create(const char *path, void *device, u64 marks_from, u64 marks_to, u64 bytes, long *error);
+struct elio_cow *elio_cow_create(const char *path, struct elio_device *device, u64 marks_from, u64 marks_to, u64 bytes,
+				 long *error);
 void elio_cow_settle(struct elio_cow *cow);
 int elio_cow_write(struct elio_cow *cow, struct elio_cow *made, u64 offset, const void *memory, size_t bytes,
 		   bool sync);
-struct elio_cow *elio_cow_find(const char *path, size_t length, void *device, long *error);
+struct elio_cow *elio_cow_find(const char *path, size_t length, struct elio_device *device, long *error);
 bool elio_cow_is_mounted(struct elio_cow *cow);
 bool elio_cow_is_pinned(struct elio_cow *cow);
 u32 elio_cow_extents(const struct elio_cow *cow);
@@ -154,7 +159,7 @@ void elio_rs_mounted(u64 device);
 /* disk.c: a snapshot's block device. May sleep. */
 int elio_disk_init(void);
 void elio_disk_exit(void);
-struct elio_disk *elio_disk_new(u32 minor, void *device, struct elio_worker *worker, long *error);
+struct elio_disk *elio_disk_new(u32 minor, struct elio_device *device, struct elio_worker *worker, long *error);
 bool elio_disk_claim(struct elio_disk *disk);
 void elio_disk_unclaim(struct elio_disk *disk);
 bool elio_disk_is_open(struct elio_disk *disk);
@@ -180,5 +185,6 @@ void elio_rs_exit(void);
 u32 elio_max_devices(void);
 u64 elio_default_cache(void);
 u32 elio_default_percentage(void);
+bool elio_is_debugging(void);
 
 #endif

@@ -102,6 +102,20 @@ pub struct Facts<'a> {
     pub block_device: &'a [u8],
 }
 
+/// Whether a device is of a kind that can be tracked: neither zoned nor read-only.
+pub fn check_kind(origin: &Origin) -> Result<(), Errno> {
+    origin.check().map_err(|errno| {
+        print::refusal("a device of number % cannot be tracked", origin.id(), errno.text(), errno);
+        errno
+    })
+}
+
+/// Whether a minor tracks a device.
+pub fn is_tracked(minors: &[Option<Minor>], origin: Option<&Origin>) -> bool {
+    let tracks = |minor: &Minor| origin.is_some_and(|origin| minor.running.origin.is(origin));
+    minors.iter().flatten().any(tracks)
+}
+
 fn new_file(
     origin: &Origin,
     path: &Text,
@@ -115,7 +129,10 @@ fn new_file(
     };
     let salt = u64::from_le_bytes(random());
     let marks = geometry.coarse_block() << BLOCK_SHIFT..geometry.metadata_bytes();
-    let file = CowFile::create(path, origin, marks, bytes)?;
+    let file = CowFile::create(path, origin, marks, bytes).map_err(|errno| {
+        print::refusal("a copy-on-write file cannot be made", 0, errno.text(), errno);
+        errno
+    })?;
     let file = Shared::new(file).ok_or(Errno::ENOMEM)?;
     Ok((file, epoch::Origin { geometry, seqid, uuid, salt, file_bytes: bytes }))
 }
@@ -170,18 +187,17 @@ impl Driver {
     pub fn setup(&self, setup: Setup) -> Result<(), Errno> {
         let mut minors = self.minors.lock();
         let origin = Origin::open(&setup.block_device);
-        let id = origin.as_ref().ok().map(Origin::id);
         let facts = NewMinor {
             minor: setup.minor,
             max_devices: module::max_devices(),
             used: minors.get(setup.minor as usize).is_some_and(Option::is_some),
             device: origin.as_ref().map(|_| ()).map_err(|errno| *errno),
             mounted: origin.as_ref().is_ok_and(|origin| origin.mounted() == Mounted::ReadWrite),
-            tracked: minors.iter().flatten().any(|minor| Some(minor.running.origin.id()) == id),
+            tracked: is_tracked(&minors, origin.as_ref().ok()),
         };
         facts.check_setup()?;
         let origin = origin?;
-        origin.check()?;
+        check_kind(&origin)?;
         let geometry = Geometry::new(origin.bytes()).ok_or(Errno::EINVAL)?;
         let bytes = file_bytes(setup.cow_mib, None, geometry, module::default_percentage())?;
         let (file, described) = new_file(&origin, &setup.cow_file, bytes, None)?;

@@ -20,7 +20,7 @@ use super::logic::recovery::{self, Refusal};
 use super::logic::registry::NewMinor;
 use super::logic::state::State;
 use super::logic::token::{self, Hashes, SECTORS, UNTOUCHED};
-use super::minors::{Driver, Minor};
+use super::minors::{check_kind, is_tracked, Driver, Minor};
 use super::supplies;
 use super::tracker::Running;
 
@@ -52,7 +52,6 @@ impl Driver {
     pub fn reload(&self, reload: Reload) -> Result<(), Errno> {
         let mut minors = self.lock();
         let origin = Origin::open(&reload.block_device);
-        let id = origin.as_ref().ok().map(Origin::id);
         let mounted = origin.as_ref().map_or(Mounted::No, Origin::mounted);
         let facts = NewMinor {
             minor: reload.minor,
@@ -60,11 +59,11 @@ impl Driver {
             used: minors.get(reload.minor as usize).is_some_and(Option::is_some),
             device: origin.as_ref().map(|_| ()).map_err(|errno| *errno),
             mounted: mounted == Mounted::ReadWrite,
-            tracked: minors.iter().flatten().any(|minor| Some(minor.running.origin.id()) == id),
+            tracked: is_tracked(&minors, origin.as_ref().ok()),
         };
         facts.check_reload()?;
         let origin = origin?;
-        origin.check()?;
+        check_kind(&origin)?;
         let geometry = Geometry::new(origin.bytes()).ok_or(Errno::EINVAL)?;
         let mut device = supplies::device(geometry, State::unverified(reload.snapshot))?;
         let cache = if reload.cache_bytes == 0 { module::default_cache() } else { reload.cache_bytes };
@@ -84,8 +83,9 @@ impl Driver {
             notice: None,
         };
         print::info("minor % is tracked; its file is looked for when the volume is mounted", minor.number.into());
-        if mounted != Mounted::No {
-            minor.appear();
+        match mounted {
+            Mounted::No => minor.running.origin.rest(),
+            _ => minor.appear(),
         }
         let number = minor.number;
         if let Some(place) = minors.get_mut(number as usize) {
@@ -97,6 +97,7 @@ impl Driver {
     /// A volume was mounted, or may have been.
     pub fn mounted(&self, device: u64) {
         let mut minors = self.lock();
+        print::debug("a file system of device number % was mounted, or was not", device);
         for minor in minors.iter_mut().flatten().filter(|minor| minor.running.origin.id() == device) {
             minor.appear();
         }
@@ -105,7 +106,11 @@ impl Driver {
 
 impl Minor {
     /// The volume is there: its file is looked for.
-    pub fn appear(&mut self) {
+    fn appear(&mut self) {
+        // The mount may have failed.
+        if self.running.origin.mounted() == Mounted::No {
+            return;
+        }
         let unverified = self.running.with(|device| device.state().unverified);
         let result = match &self.file {
             _ if unverified => self.verify(),

@@ -39,7 +39,7 @@ bad() {
     umount /mnt || fail umount
 }
 
-mke2fs -q -t ext4 -b 4096 /dev/vda || fail mke2fs
+mke2fs -q -F -t ext4 -b 4096 /dev/vda || fail mke2fs
 mount /dev/vda /mnt || fail mount
 elioctl setup-snapshot -f 4 /dev/vda /mnt/old 0 || fail setup-snapshot
 elioctl transition-to-incremental 0 || fail transition-to-incremental
@@ -87,13 +87,13 @@ again
 bad incremental /third EINVAL "the file was closed in the other mode"
 
 # Gone while it was unmounted: nothing is written to where it was.
-mke2fs -q -t ext4 -b 4096 /dev/vdb || fail mke2fs
+mke2fs -q -F -t ext4 -b 4096 /dev/vdb || fail mke2fs
 mount /dev/vdb /mnt || fail mount
 elioctl setup-snapshot -f 4 /dev/vdb /mnt/cow 0 || fail setup-snapshot
 elioctl transition-to-incremental 0 || fail transition-to-incremental
 umount /mnt || fail umount
 told "state *dormant incremental"
-mke2fs -q -t ext4 -b 4096 /dev/vdb || fail mke2fs
+mke2fs -q -F -t ext4 -b 4096 /dev/vdb || fail mke2fs
 mount /dev/vdb /mnt || fail mount
 told "notice *there is no such file"
 told "change list *lost"

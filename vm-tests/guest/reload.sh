@@ -82,8 +82,12 @@ refused ENOENT elioctl info 0
 elioctl reload-snapshot /dev/vda cow1 0 || fail reload-snapshot
 state "unverified snapshot"
 [ ! -e /dev/elastio-snap0 ] || fail "a node before the file was found"
-mount "$@" /dev/vda /mnt || fail mount
+# Read-only first: what a mount writes before the file is found could not be kept.
+mount -o ro "$@" /dev/vda /mnt || fail mount
 exact
+state "dormant snapshot"
+[ "$first" = "$(md5sum </dev/elastio-snap0)" ] || fail "the snapshot changed"
+mount -o remount,rw /mnt || fail remount
 state "active snapshot"
 [ "$first" = "$(md5sum </dev/elastio-snap0)" ] || fail "the snapshot changed"
 write 7

@@ -71,7 +71,8 @@ extern "C" {
 
     pub(super) fn elio_device_open(path: *const u8, error: *mut i64) -> Opaque;
     pub(super) fn elio_device_bdev(device: Opaque) -> Opaque;
-    pub(super) fn elio_device_close(device: Opaque);
+    pub(super) fn elio_device_put(device: Opaque);
+    pub(super) fn elio_device_rest(device: Opaque);
     pub(super) fn elio_device_bytes(device: Opaque) -> u64;
     pub(super) fn elio_device_mounted(device: Opaque) -> u32;
     pub(super) fn elio_device_refusal(device: Opaque) -> i32;
@@ -122,4 +123,5 @@ extern "C" {
     pub(super) fn elio_max_devices() -> u32;
     pub(super) fn elio_default_cache() -> u64;
     pub(super) fn elio_default_percentage() -> u32;
+    pub(super) fn elio_is_debugging() -> bool;
 }

@@ -79,7 +79,18 @@ impl Origin {
         check(unsafe { ffi::elio_device_refusal(self.0) }.into())
     }
 
-    /// The same number for the same device.
+    /// Its volume is not mounted: from here on it may be removed. It is held again with the file.
+    pub fn rest(&self) {
+        // SAFETY: as above.
+        unsafe { ffi::elio_device_rest(self.0) };
+    }
+
+    /// Whether it is the same device. One that was removed is not the same as one that came for it.
+    pub fn is(&self, other: &Origin) -> bool {
+        self.bdev() == other.bdev()
+    }
+
+    /// Its device number.
     pub fn id(&self) -> u64 {
         // SAFETY: as above.
         unsafe { ffi::elio_device_id(self.0) }
@@ -113,7 +124,7 @@ impl Origin {
 impl Drop for Origin {
     fn drop(&mut self) {
         // SAFETY: nobody uses it any more.
-        unsafe { ffi::elio_device_close(self.0) };
+        unsafe { ffi::elio_device_put(self.0) };
     }
 }
 

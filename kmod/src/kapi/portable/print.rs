@@ -25,6 +25,14 @@ pub fn notice(text: &str, number: u64, why: &str) {
     print(4, text, number, why, None);
 }
 
+/// Something a person wants to know who looks for the cause of something.
+pub fn debug(text: &str, number: u64) {
+    // SAFETY: it reads a parameter.
+    if unsafe { ffi::elio_is_debugging() } {
+        print(6, text, number, "", None);
+    }
+}
+
 /// Something a person wants to know.
 pub fn info(text: &str, number: u64) {
     print(6, text, number, "", None);
