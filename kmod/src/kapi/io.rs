@@ -123,6 +123,8 @@ impl Origin {
 
 impl Drop for Origin {
     fn drop(&mut self) {
+        // The mark of a file may keep it a moment longer, but not open.
+        self.rest();
         // SAFETY: nobody uses it any more.
         unsafe { ffi::elio_device_put(self.0) };
     }
