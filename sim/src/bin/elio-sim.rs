@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use sim::{emulator, simulation};
+use sim::{emulator, powercut, simulation};
 
 /// elastio-snap in userspace: the emulator and the simulator.
 #[derive(Debug, Parser)]
@@ -20,11 +20,14 @@ enum Command {
     Emulator(emulator::commands::Command),
     #[command(flatten)]
     Simulation(simulation::commands::Command),
+    #[command(flatten)]
+    Powercut(powercut::commands::Command),
 }
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Emulator(command) => emulator::commands::run(command),
         Command::Simulation(command) => simulation::commands::run(command),
+        Command::Powercut(command) => powercut::commands::run(command),
     }
 }

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! One seed after the other: machine, cut, what is left, judgement.
+//!
+//! Invariant: a failure leaves a folder with everything that is needed to run its last machine again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{bail, ensure, Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+use super::machine::{Machine, Maker};
+use super::oracle::{Judgement, Oracle};
+use super::plan::{Note, Phase, Plan, Scenario, Task, VOLUME};
+use crate::drive::history::{Event, History};
+use crate::drive::medium::Medium;
+use crate::drive::works::{Drive, Survival, Told};
+
+/// What one seed came to.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The power cuts.
+    pub cuts: u64,
+    /// The comparison.
+    pub judgement: Judgement,
+    /// What the driver said after the last reload: exact or bounded; none if it began anew.
+    pub verdict: Option<u32>,
+    /// How long it took (seconds).
+    pub seconds: f64,
+    /// The phase in which it was cut first.
+    pub phase: Option<Phase>,
+}
+
+/// What is kept of a failure, beside the disk, the image and the consoles.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    scenario: Scenario,
+    history: History,
+    error: String,
+}
+
+/// Where a run has come to, from its history.
+#[derive(Debug, Default)]
+struct Standing {
+    begun: bool,
+    /// A snapshot was there.
+    sure: bool,
+    current: Option<u64>,
+    pending: Option<u64>,
+    image: Option<u64>,
+    phase: Option<Phase>,
+}
+
+impl Standing {
+    fn of(events: &[Event]) -> Standing {
+        let mut standing = Standing::default();
+        for event in events {
+            let Event::Note(text) = event else { continue };
+            let Some(Note::Phase(phase, epoch)) = Note::parse(text) else { continue };
+            standing.phase = Some(phase);
+            match phase {
+                Phase::Setup => standing = Standing { begun: true, phase: Some(phase), ..Standing::default() },
+                Phase::ToSnapshot => standing.pending = Some(epoch),
+                Phase::Snapshot | Phase::Reloading => {
+                    standing.sure |= phase == Phase::Snapshot;
+                    standing.current = Some(epoch);
+                    standing.pending = None;
+                }
+                Phase::Copied => standing.image = Some(epoch),
+                _ => {}
+            }
+        }
+        standing
+    }
+
+    fn task(&self) -> Task {
+        let epochs = match (self.current, self.pending) {
+            (_, Some(next)) if next > 0 => vec![next - 1, next],
+            (Some(current), _) => vec![current],
+            (None, _) if self.begun => vec![0],
+            (None, _) => Vec::new(),
+        };
+        Task::Recover { epochs, unsure: !self.sure, image: self.image }
+    }
+}
+
+/// A campaign's surroundings.
+#[derive(Clone, Debug)]
+pub struct Campaign {
+    /// How machines are made.
+    pub maker: Maker,
+    /// Where failures are kept.
+    pub keep: PathBuf,
+}
+
+impl Campaign {
+    /// Boots the machine that all others begin as.
+    pub fn prepare(&self) -> Result<()> {
+        let drive = Drive::new(VOLUME, || Ok(Medium::new(VOLUME, 1)))?;
+        self.maker.save(&drive)
+    }
+
+    fn base(&self, scenario: &Scenario) -> PathBuf {
+        self.maker.folder.join(format!("base-{}", scenario.file_system))
+    }
+
+    /// Runs a scenario. The error of a failure says what it was and where it is kept.
+    pub fn run(&self, scenario: &Scenario) -> Result<Outcome> {
+        let begun = Instant::now();
+        self.maker.clear_image()?;
+        let (base, tear) = (self.base(scenario), scenario.tear);
+        let drive = Drive::new(VOLUME, move || Medium::load(&base, VOLUME, tear))?;
+        let result = self.machines(scenario, &drive, false);
+        self.conclude(scenario, &drive, begun, result)
+    }
+
+    /// Runs the last machine of a kept failure again.
+    pub fn replay(&self, folder: &Path) -> Result<Outcome> {
+        let begun = Instant::now();
+        let text = fs::read_to_string(folder.join("kept.json")).with_context(|| folder.display().to_string())?;
+        let kept: Kept = serde_json::from_str(&text)?;
+        println!("kept: {}", kept.error);
+        fs::copy(folder.join("image"), self.maker.folder.join("image"))?;
+        let (disk, tear) = (folder.join("disk"), kept.scenario.tear);
+        let drive = Drive::new(VOLUME, move || Medium::load(&disk, VOLUME, tear))?;
+        let history = kept.history;
+        drive.look(move |_, empty| *empty = history)?;
+        let result = self.machines(&kept.scenario, &drive, true);
+        self.conclude(&kept.scenario, &drive, begun, result)
+    }
+
+    fn conclude(&self, scenario: &Scenario, drive: &Drive, begun: Instant, result: Result<()>) -> Result<Outcome> {
+        let history = drive.look(|_, history| history.clone())?;
+        let judged = result.and_then(|()| self.judge(&history));
+        match judged {
+            Ok((judgement, verdict)) => {
+                let cuts = history.events.iter().filter(|event| **event == Event::Cut).count() as u64;
+                let first = history.events.iter().position(|event| *event == Event::Cut).unwrap_or(0);
+                let phase = Standing::of(&history.events[..first]).phase;
+                Ok(Outcome { cuts, judgement, verdict, phase, seconds: begun.elapsed().as_secs_f64() })
+            }
+            Err(error) => {
+                let error = format!("{error:#}");
+                let folder = self.keep(scenario, history, &error).context(error.clone())?;
+                bail!("{error}; kept in {}", folder.display())
+            }
+        }
+    }
+
+    fn keep(&self, scenario: &Scenario, history: History, error: &str) -> Result<PathBuf> {
+        let folder = self.keep.join(format!("{}-{}", scenario.file_system, scenario.seed));
+        fs::create_dir_all(&folder)?;
+        let kept = Kept { scenario: scenario.clone(), history, error: error.to_owned() };
+        fs::write(folder.join("kept.json"), serde_json::to_string(&kept)?)?;
+        // The disk as the last machine found it, not as it left it.
+        for name in ["disk", "image-before"] {
+            let from = self.maker.folder.join(name);
+            if from.exists() {
+                fs::copy(from, folder.join(name.trim_end_matches("-before")))?;
+            }
+        }
+        for entry in fs::read_dir(&self.maker.folder)? {
+            let path = entry?.path();
+            if let Some(name) = path.file_name().filter(|name| name.to_string_lossy().starts_with("console")) {
+                fs::copy(&path, folder.join(name))?;
+            }
+        }
+        Ok(folder)
+    }
+
+    fn judge(&self, history: &History) -> Result<(Judgement, Option<u32>)> {
+        let oracle = Oracle::new(&history.events);
+        let judgement = oracle.judge().map_err(anyhow::Error::msg)?;
+        let online = |status: &&super::plan::Status| status.error.is_none() && status.state & 4 == 0;
+        for status in oracle.statuses.iter().filter(online) {
+            ensure!(status.verdict < 2, "LOST: the list of epoch {} is lost, reason {}", status.epoch, status.reason);
+        }
+        let differs = history.events.iter().find_map(|event| match event {
+            Event::Note(text) => match Note::parse(text) {
+                Some(Note::Image { differs }) if !differs.is_empty() => Some(differs),
+                _ => None,
+            },
+            _ => None,
+        });
+        if let Some(bytes) = differs {
+            bail!(
+                "LOST: the image differs from the snapshot at {} places or more, the first is byte {}",
+                bytes.len(),
+                bytes[0]
+            );
+        }
+        let (excess, bound) = (judgement.excess_bytes, judgement.bound_bytes);
+        ensure!(excess <= bound, "OVER: {excess} bytes are listed without need, the driver says at most {bound}");
+        Ok((judgement, oracle.statuses.iter().rfind(online).map(|status| status.verdict)))
+    }
+
+    fn machines(&self, scenario: &Scenario, drive: &Drive, mut recovers: bool) -> Result<()> {
+        let mut cuts = scenario.cuts.iter();
+        let mut number = 1;
+        for name in ["disk", "image-before"] {
+            let _ = fs::remove_file(self.maker.folder.join(name));
+        }
+        loop {
+            let task = match recovers {
+                false => Task::Work { rounds: scenario.rounds, reloads: scenario.reloads },
+                true => Standing::of(&drive.look(|_, history| history.events.clone())?).task(),
+            };
+            let image = self.maker.folder.join("image");
+            fs::copy(&image, self.maker.folder.join("image-before"))?;
+            let disk = self.maker.folder.join("disk");
+            drive.look(move |medium, _| medium.store(&disk))??;
+            let (seed, file_system, writes) = (scenario.seed ^ number, scenario.file_system, scenario.writes);
+            let plan = Plan { seed, file_system, writes, task };
+            let cut = cuts.next();
+            let board = serde_json::to_vec(&plan)?;
+            let moment = cut.map(|cut| cut.moment());
+            let machine = self.maker.machine(drive, &board, moment, &format!("console-{number}"))?;
+            let survival = cut.map_or(Survival::Everything, |cut| cut.survival);
+            let dead = self.attend(machine, drive, survival, scenario.seed ^ (number << 32))?;
+            if recovers && !dead {
+                return Ok(());
+            }
+            recovers = true;
+            number += 1;
+        }
+    }
+
+    /// Waits for the machine's end; true if it was cut before it was done.
+    fn attend(&self, mut machine: Machine, drive: &Drive, survival: Survival, seed: u64) -> Result<bool> {
+        let result = loop {
+            match machine.wait() {
+                Ok(Told::Dead) => break Ok(true),
+                Ok(Told::Note(text)) => match Note::parse(&text) {
+                    Some(Note::Phase(Phase::Done, _)) => break Ok(false),
+                    Some(Note::Failed(text)) => break Err(anyhow::Error::msg(text).context("in the machine")),
+                    _ => {}
+                },
+                Err(error) => break Err(error),
+            }
+        };
+        machine.end();
+        drive.cut(survival, seed);
+        let closed = machine.close();
+        let dead = result?;
+        closed?;
+        Ok(dead)
+    }
+}
