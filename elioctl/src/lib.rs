@@ -9,6 +9,7 @@
 #![deny(unsafe_code, unsafe_op_in_unsafe_fn)]
 
 pub mod advice;
+pub mod arm;
 pub mod driver;
 pub mod error;
 pub mod escape;
@@ -19,6 +20,7 @@ pub mod path;
 pub mod quantity;
 pub mod request;
 pub mod trust;
+pub mod volumes;
 pub mod wire;
 
 pub use driver::Driver;

@@ -283,6 +283,7 @@ fn help_needs_no_driver() {
         "info",
         "list",
         "get-free-minor",
+        "arm",
         "completions",
         "man",
     ];

@@ -6,7 +6,7 @@
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
-use elioctl::{path, quantity};
+use elioctl::{path, quantity, volumes};
 use model::abi::CONTROL_NODE;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -159,6 +159,24 @@ pub enum Command {
 
     /// Print the lowest minor that is free
     GetFreeMinor,
+
+    /// Expect the volumes of the configuration, before they are mounted
+    ///
+    /// Meant for early boot. A volume that cannot be expected is named in the kernel's log and by list, and
+    /// stays untracked.
+    Arm {
+        /// The configuration
+        #[arg(long, value_name = "FILE", default_value = volumes::VOLUMES)]
+        volumes: PathBuf,
+
+        /// How long to wait for devices that are not there, in seconds
+        #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+        wait: u64,
+
+        /// Leave out devices that are not there; they are expected later
+        #[arg(long)]
+        present: bool,
+    },
 
     /// Print a completion script for a shell
     Completions {

@@ -2,8 +2,11 @@
 //! How an error is told to people, and which exit code it has.
 
 use super::{FAILED, USAGE};
+use elioctl::escape::printable;
 use elioctl::{advice, Error};
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 /// Why a command did not do what was asked.
 #[derive(Debug)]
@@ -14,6 +17,10 @@ pub enum Failure {
     Driver(Box<Error>),
     /// The answer could not be written.
     Output(io::Error),
+    /// The list of volumes could not be read.
+    Volumes(PathBuf, io::Error),
+    /// So many volumes are not expected; each was said.
+    NotArmed(usize),
 }
 
 impl From<Error> for Failure {
@@ -28,7 +35,7 @@ impl Failure {
         match self {
             Failure::Usage(_) => USAGE,
             Failure::Driver(error) if matches!(**error, Error::Path { .. }) => USAGE,
-            Failure::Driver(_) | Failure::Output(_) => FAILED,
+            _ => FAILED,
         }
     }
 
@@ -38,6 +45,8 @@ impl Failure {
             Failure::Usage(_) => "see `elioctl help`".into(),
             Failure::Driver(error) => advice::next_step(error),
             Failure::Output(_) => "check where the output goes; the driver has done what it was asked".into(),
+            Failure::Volumes(..) => "name the file with --volumes; `man elioctl` tells what is in it".into(),
+            Failure::NotArmed(_) => "see above, or `elioctl list`; what is not tracked needs a new snapshot".into(),
         }
     }
 
@@ -53,6 +62,9 @@ impl Failure {
             }
             Failure::Driver(error) => error.to_string(),
             Failure::Output(error) => format!("cannot write the answer to stdout: {error}"),
+            Failure::Volumes(path, error) => format!("cannot read {}: {error}", printable(path.as_os_str().as_bytes())),
+            Failure::NotArmed(1) => "one volume is not expected".into(),
+            Failure::NotArmed(count) => format!("{count} volumes are not expected"),
         }
     }
 

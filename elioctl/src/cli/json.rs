@@ -171,6 +171,15 @@ pub fn done(request: &Request) -> String {
     line(Body { command: request.name(), minor: request.minor() }, true)
 }
 
+/// The answer to `arm`.
+pub fn armed(armed: u32) -> String {
+    #[derive(Serialize)]
+    struct Body {
+        armed: u32,
+    }
+    line(Body { armed }, true)
+}
+
 /// The answer to `get-free-minor`.
 pub fn free_minor(minor: u32) -> String {
     #[derive(Serialize)]
@@ -218,6 +227,8 @@ pub fn failure(failure: &Failure) -> String {
             Failure::Usage(_) => "usage",
             Failure::Driver(error) => error.kind(),
             Failure::Output(_) => "output",
+            Failure::Volumes(..) => "volumes",
+            Failure::NotArmed(_) => "not-armed",
         },
         command: request.map(Request::name),
         minor: request.and_then(Request::minor),

@@ -27,17 +27,16 @@ fn own_arguments(command: &Command) -> Vec<&Arg> {
 fn synopsis(command: &Command, prefix: &str) -> Vec<Inline> {
     let mut line = vec![bold(format!("{prefix}{}", command.get_name()))];
     for argument in own_arguments(command) {
-        if let Some(short) = argument.get_short() {
-            line.extend([
-                roman(" ["),
-                bold(format!("-{short}")),
-                roman(" "),
-                italic(placeholder(argument)),
-                roman("]"),
-            ]);
-        } else {
+        let short = argument.get_short().map(|short| format!("-{short}"));
+        let Some(name) = short.or_else(|| argument.get_long().map(|long| format!("--{long}"))) else {
+            line.extend([roman(" "), italic(placeholder(argument))]);
+            continue;
+        };
+        line.extend([roman(" ["), bold(name)]);
+        if takes_value(argument) {
             line.extend([roman(" "), italic(placeholder(argument))]);
         }
+        line.push(roman("]"));
     }
     line
 }
@@ -156,6 +155,13 @@ pub fn page() -> Vec<u8> {
             ("/dev/elastio-snap-ctl", "The driver's control node. Using it takes CAP_SYS_ADMIN."),
             ("/dev/elastio-snap<minor>", "A snapshot, read-only."),
             ("/proc/elastio-info, /proc/elastio-snap-info", "All snapshots and incrementals, as JSON."),
+            (
+                "/etc/elastio-snap/volumes",
+                "The volumes that arm expects, a line each: the device as UUID=..., LABEL=..., PARTUUID=..., \
+                 PARTLABEL=... or a path; the copy-on-write file from the volume's mount point, in whose last \
+                 part * stands for any characters; the minor.",
+            ),
+            ("/run/elastio-snap/refused", "What arm could not expect since the boot."),
         ],
     );
     page.control("SH", ["EXAMPLES"]);

@@ -15,13 +15,15 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use elioctl::escape::printable;
 use elioctl::request::{Reload, Request, SetupSnapshot, TransitionToSnapshot};
-use elioctl::{Driver, Error, Info};
+use elioctl::{arm, volumes, Driver, Error, Info};
 use failure::Failure;
 use model::abi;
 use std::ffi::OsString;
+use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 /// Exit code: the driver, or writing the answer, failed.
 const FAILED: u8 = 1;
@@ -86,6 +88,7 @@ fn execute(arguments: Arguments) -> Result<(), Failure> {
         Command::Man => return print(&manual::page()),
         Command::List => return list(&driver, json),
         Command::Info { minor } => return info(&driver, minor, json),
+        Command::Arm { volumes, wait, present } => return arm(&driver, &volumes, wait, present, json),
         Command::GetFreeMinor => {
             let minor = Driver::open(&driver)?.free_minor()?;
             return if json {
@@ -180,5 +183,40 @@ fn list(driver: &Path, json: bool) -> Result<(), Failure> {
         print(table::list(&devices).as_bytes())
     }?;
     remark(&remarks);
+    remark(&arm::refused());
     Ok(())
+}
+
+fn arm(driver: &Path, file: &Path, wait: u64, present: bool, json: bool) -> Result<(), Failure> {
+    let text = fs::read_to_string(file).map_err(|error| Failure::Volumes(file.to_owned(), error))?;
+    let deadline = Instant::now() + Duration::from_secs(wait);
+    let mut refused = Vec::new();
+    let mut armed: u32 = 0;
+    for line in volumes::parse(&text) {
+        let result = match &line {
+            Ok(volume) if present && !volume.node().is_some_and(|node| node.exists()) => continue,
+            Ok(volume) => arm::arm(driver, volume, deadline)
+                .map(|cow| (volume, cow))
+                .map_err(|why| format!("{} is not tracked as minor {}: {why}", volume.device, volume.minor)),
+            Err(bad) => Err(format!("{}, line {}: {}", file.display(), bad.line, bad.why)),
+        };
+        match result {
+            Ok((volume, cow)) => {
+                armed = armed.saturating_add(1);
+                arm::say(&format!("{} is expected as minor {} with {}", volume.device, volume.minor, cow.display()));
+            }
+            Err(why) => {
+                let why = printable(why.as_bytes());
+                arm::say(&why);
+                refused.push(why);
+            }
+        }
+    }
+    // What cannot be kept was said.
+    let _ = arm::keep_refused(&refused);
+    match refused.len() {
+        0 if json => print(format!("{}\n", json::armed(armed)).as_bytes()),
+        0 => Ok(()),
+        count => Err(Failure::NotArmed(count)),
+    }
 }

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Arms the driver for volumes that are about to be mounted, so that no write after a reboot is missed.
+//!
+//! Which file of a volume is the current one is read from the files themselves, in a private, read-only
+//! mount that leaves the journal alone. What that shows may be older than the journal, but not older
+//! than the last snapshot: taking one freezes the file system, which empties the journal.
+//!
+//! Invariants: nothing is written to a volume; a volume that cannot be armed is named with the reason
+//! and changes nothing for the others.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use model::geometry::Geometry;
+use model::memory::BLOCK_SIZE;
+use model::recovery::{self, Finding};
+use rustix::mount::{mount, unmount, MountFlags, UnmountFlags};
+
+use crate::driver::Driver;
+use crate::request::Reload;
+use crate::volumes::Volume;
+
+/// Where the driver's state that outlives nothing is kept.
+pub const RUN: &str = "/run/elastio-snap";
+/// How often a device that is not there is looked for.
+const POLL: Duration = Duration::from_millis(20);
+
+/// What became of a volume.
+pub type Armed = Result<PathBuf, String>;
+
+/// Arms the driver for one volume, whose device is waited for until `deadline`; says which file it was.
+pub fn arm(driver: &Path, volume: &Volume, deadline: Instant) -> Armed {
+    let node = volume.node().ok_or("no device is named")?;
+    let node = loop {
+        match node.canonicalize() {
+            Ok(node) => break node,
+            Err(error) if Instant::now() >= deadline => return Err(format!("{}: {error}", node.display())),
+            Err(_) => std::thread::sleep(POLL),
+        }
+    };
+    let mut driver = Driver::open(driver).map_err(|error| error.to_string())?;
+    if let Ok(info) = driver.info(volume.minor) {
+        let known = String::from_utf8_lossy(&info.block_device).into_owned();
+        return match Path::new(&known).canonicalize() {
+            Ok(tracked) if tracked == node => Ok(String::from_utf8_lossy(&info.cow_file).into_owned().into()),
+            _ => Err(format!("minor {} is in use for {known}", volume.minor)),
+        };
+    }
+    let (path, finding) = find(volume, &node).map_err(|why| format!("{}: {why}", node.display()))?;
+    let reload = Reload {
+        block_device: volume.node().unwrap_or(node),
+        cow_file: path.clone(),
+        cache_bytes: 0,
+        minor: volume.minor,
+    };
+    let done = if finding.snapshot { driver.reload_snapshot(reload) } else { driver.reload_incremental(reload) };
+    done.map(|()| path).map_err(|error| error.to_string())
+}
+
+/// Finds the current file of a volume.
+fn find(volume: &Volume, node: &Path) -> Result<(PathBuf, Finding), String> {
+    let mut device = File::open(node).map_err(|error| error.to_string())?;
+    if !device.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device()) {
+        return Err("not a block device".into());
+    }
+    let bytes = device.seek(SeekFrom::End(0)).map_err(|error| error.to_string())?;
+    let geometry = Geometry::new(bytes).ok_or("the device has no size")?;
+    let (kind, options) =
+        file_system(&mut device).map_err(|error| error.to_string())?.ok_or("no ext2, ext3, ext4 or xfs")?;
+    drop(device);
+    let place = Path::new(RUN).join("peek");
+    fs::create_dir_all(&place).map_err(|error| format!("{}: {error}", place.display()))?;
+    let options = std::ffi::CString::new(options).unwrap_or_default();
+    let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOSUID;
+    mount(node, &place, kind, flags, options.as_c_str()).map_err(|error| format!("it cannot be looked at: {error}"))?;
+    let found = choose(volume, &place, geometry);
+    unmount(&place, UnmountFlags::DETACH).map_err(|error| format!("{}: {error}", place.display()))?;
+    found
+}
+
+/// The file system on a device, and how it is mounted without touching its journal.
+fn file_system(device: &mut File) -> io::Result<Option<(&'static str, &'static str)>> {
+    let mut start = [0; 2048];
+    device.seek(SeekFrom::Start(0))?;
+    device.read_exact(&mut start)?;
+    Ok(match (&start[..4], &start[1080..1082]) {
+        (b"XFSB", _) => Some(("xfs", "norecovery,nouuid")),
+        (_, [0x53, 0xef]) => Some(("ext4", "noload")),
+        _ => None,
+    })
+}
+
+/// Of the files that may be the one, the one that is tracked into.
+fn choose(volume: &Volume, root: &Path, geometry: Geometry) -> Result<(PathBuf, Finding), String> {
+    let mut best: Option<(PathBuf, Finding)> = None;
+    let mut why = format!("there is no file {}", volume.pattern);
+    for path in volume.files(root) {
+        let inside = root.join(path.strip_prefix("/").unwrap_or(&path));
+        match examine(&inside, geometry) {
+            Ok(finding) if best.as_ref().is_none_or(|(_, best)| finding.header.seqid > best.header.seqid) => {
+                best = Some((path, finding));
+            }
+            Ok(_) => {}
+            Err(text) => why = format!("{}: {text}", path.display()),
+        }
+    }
+    best.ok_or(why)
+}
+
+fn examine(path: &Path, geometry: Geometry) -> Result<Finding, String> {
+    let metadata = fs::symlink_metadata(path).map_err(|error| error.to_string())?;
+    if !metadata.is_file() {
+        return Err("not a regular file".into());
+    }
+    let mut head = [0; BLOCK_SIZE];
+    File::open(path).and_then(|mut file| file.read_exact(&mut head)).map_err(|error| error.to_string())?;
+    // Nobody asked for a mode, so the file's counts.
+    let finding = match recovery::examine(&head, geometry, false) {
+        Err(recovery::Refusal::WrongMode) => recovery::examine(&head, geometry, true),
+        finding => finding,
+    };
+    finding.map_err(|refusal| refusal.text().to_owned())
+}
+
+/// Says something where people look after a boot: on stderr and in the kernel's log.
+pub fn say(text: &str) {
+    eprintln!("elioctl: {text}");
+    if let Ok(mut log) = OpenOptions::new().write(true).open("/dev/kmsg") {
+        // One write is one record.
+        let _ = log.write_all(format!("elastio-snap: {text}\n").as_bytes());
+    }
+}
+
+/// The volumes that could not be armed since the boot, a line each.
+pub fn refused() -> String {
+    fs::read_to_string(Path::new(RUN).join("refused")).unwrap_or_default()
+}
+
+/// Keeps what could not be armed, for [`refused`].
+pub fn keep_refused(lines: &[String]) -> io::Result<()> {
+    fs::create_dir_all(RUN)?;
+    fs::write(Path::new(RUN).join("refused"), lines.iter().map(|line| format!("{line}\n")).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume(pattern: &str) -> Volume {
+        Volume { device: "/dev/null".into(), pattern: pattern.into(), minor: 0 }
+    }
+
+    #[test]
+    fn what_is_no_file_of_ours_is_refused_with_its_reason() {
+        let root = tempfile::tempdir().unwrap();
+        let geometry = Geometry::new(1 << 30).unwrap();
+        let why = |pattern: &str| choose(&volume(pattern), root.path(), geometry).unwrap_err();
+        assert_eq!(why("/.elastio*"), "there is no file /.elastio*");
+        fs::write(root.path().join(".elastio"), [7; 8192]).unwrap();
+        assert!(why("/.elastio*").starts_with("/.elastio: "), "{}", why("/.elastio*"));
+        fs::create_dir(root.path().join("folder")).unwrap();
+        assert_eq!(why("/folder"), "/folder: not a regular file");
+        assert_eq!(find(&volume("/x"), Path::new("/dev/null")).unwrap_err(), "not a block device");
+    }
+
+    #[test]
+    fn a_device_that_is_not_there_is_named() {
+        let volume = Volume { device: "UUID=not-there".into(), pattern: "/x".into(), minor: 0 };
+        let why = arm(Path::new("/dev/null"), &volume, Instant::now()).unwrap_err();
+        assert!(why.contains("/dev/disk/by-uuid/not-there"), "{why}");
+    }
+}
