@@ -79,7 +79,8 @@ pub fn boot(
         .with_context(|| format!("the root has no image of {}", kernel.release))?;
     let tools = build_tools()?;
     let work = tempfile::tempdir()?;
-    let files = [PathBuf::from(module), guest.to_owned(), tools.join("elioctl"), tools.join("update-img")];
+    fs::copy(&module, work.path().join("elastio-snap.ko")).context(module)?;
+    let files = [guest.to_owned(), tools.join("elioctl"), tools.join("update-img")];
     for path in files.iter().chain(more) {
         let status = Command::new("cp").arg("-r").arg(path).arg(work.path()).status()?;
         ensure!(status.success(), "{} could not be copied", path.display());

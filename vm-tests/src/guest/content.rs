@@ -3,11 +3,13 @@
 //!
 //! Invariant: every read and write here is O_DIRECT, so that what is compared is what the driver gave.
 
+use std::ffi::c_void;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use anyhow::{ensure, Context as _};
+use rustix::ioctl::{ioctl, Ioctl, IoctlOutput, Opcode};
 use sha2::{Digest as _, Sha256};
 
 /// A block (bytes).
@@ -65,11 +67,55 @@ impl Disk {
         Ok(())
     }
 
+    /// Zeroes bytes, whole sectors, by a request without data where the device knows one.
+    pub fn zero(&self, offset: u64, length: u64) -> anyhow::Result<()> {
+        self.range(BLKZEROOUT as Opcode, offset, length)
+    }
+
+    /// Lets bytes go, whole sectors.
+    pub fn discard(&self, offset: u64, length: u64) -> anyhow::Result<()> {
+        self.range(BLKDISCARD as Opcode, offset, length)
+    }
+
+    fn range(&self, opcode: Opcode, offset: u64, length: u64) -> anyhow::Result<()> {
+        // SAFETY: both commands read two numbers at the address they are given, and nothing else.
+        unsafe { ioctl(&self.0, Range { opcode, numbers: [offset, length] }) }?;
+        Ok(())
+    }
+
     /// Reads bytes, whole sectors.
     pub fn read(&self, offset: u64, length: usize) -> anyhow::Result<Vec<u8>> {
         let mut buffer = Aligned::zeroed(length);
         self.0.read_exact_at(buffer.bytes(), offset)?;
         Ok(buffer.bytes().to_vec())
+    }
+}
+
+/// `_IO(0x12, 119)` and `_IO(0x12, 127)` of linux/fs.h.
+const BLKDISCARD: u32 = 0x1277;
+const BLKZEROOUT: u32 = 0x127f;
+
+/// A command on a range of bytes.
+struct Range {
+    opcode: Opcode,
+    numbers: [u64; 2],
+}
+
+// SAFETY: the address leads to the two numbers that the commands read; nothing is made of it afterwards.
+unsafe impl Ioctl for Range {
+    type Output = ();
+    const IS_MUTATING: bool = false;
+
+    fn opcode(&self) -> Opcode {
+        self.opcode
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        self.numbers.as_mut_ptr().cast()
+    }
+
+    unsafe fn output_from_ptr(_: IoctlOutput, _: *mut c_void) -> rustix::io::Result<()> {
+        Ok(())
     }
 }
 

@@ -17,6 +17,8 @@ pub enum Kind {
     Partition,
     /// A linear target of the device mapper.
     Linear,
+    /// The same, longer by five sectors, so that its last block is not whole.
+    Odd,
     /// A logical volume.
     Lvm,
     /// A file as a device.
@@ -92,14 +94,14 @@ impl Device {
                     format!("wipefs -qa {disk}; blockdev --rereadpt {disk}"),
                 )
             }
-            Kind::Linear => (
+            Kind::Linear | Kind::Odd => (
                 "/dev/mapper/linear".into(),
                 disk.clone(),
                 format!(
                     "modprobe dm_mod
                     dmsetup create linear --table \"0 {} linear {disk} 2048\"
                     udevadm settle",
-                    mib * 2048
+                    mib * 2048 + if kind == Kind::Odd { 5 } else { 0 }
                 ),
                 "dmsetup remove --retry linear".into(),
             ),

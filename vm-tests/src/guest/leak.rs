@@ -4,6 +4,9 @@
 use std::fs;
 use std::path::Path;
 
+use model::abi::DEFAULT_MAX_DEVICES;
+
+use super::driver::{Command, Driver};
 use super::shell;
 
 const MODULE: &str = "/sys/module/elastio_snap";
@@ -66,12 +69,19 @@ pub fn left_over() -> Vec<String> {
 /// Removes what a scenario that failed may have left, as far as that goes.
 pub fn clean_up() {
     let _ = shell::script(
-        "umount /mnt 2>/dev/null || true
-        for n in $(seq 0 23); do elioctl destroy $n || true; done >/dev/null 2>&1
-        for m in $(awk '$2 ~ \"^/run/volume\" { print $2 }' /proc/mounts | tac); do umount -l $m || true; done
-        dmsetup remove_all --force || true; losetup -D || true
-        rmmod brd || true
-        [ ! -e /sys/kernel/config/nullb/nullb0 ] || rmdir /sys/kernel/config/nullb/nullb0
-        rmmod null_blk || true",
+        "for m in $(awk '$2 == \"/mnt\" || $2 ~ \"^/run/volume\" { print $2 }' /proc/mounts | tac); do
+            umount $m || umount -l $m || true
+        done",
+    );
+    if let Ok(mut driver) = Driver::open() {
+        for minor in 0..DEFAULT_MAX_DEVICES {
+            let _ = driver.once(Command::Destroy(minor));
+        }
+    }
+    let _ = shell::script(
+        "[ ! -e /dev/mapper/control ] || dmsetup remove_all --force || true
+        losetup -D || true
+        [ ! -e /sys/kernel/config/nullb/nullb0 ] || rmdir /sys/kernel/config/nullb/nullb0 || true
+        for m in brd null_blk; do [ ! -e /sys/module/$m ] || rmmod $m || true; done",
     );
 }

@@ -85,12 +85,12 @@ fn carry_out(scenario: &Scenario) -> anyhow::Result<()> {
         output.into_iter().flat_map(|from| from.lines().map_while(Result::ok)).for_each(echo)
     });
     let complainer = std::thread::spawn(move || {
-        let mut last = String::new();
+        let mut last: Vec<String> = Vec::new();
         for line in errors.into_iter().flat_map(|from| from.lines().map_while(Result::ok)) {
             log::say(&format!("{name}: {line}"));
-            last = line;
+            last.push(line);
         }
-        last
+        last.split_off(last.len().saturating_sub(3)).join(" / ")
     });
     let began = Instant::now();
     let status = loop {

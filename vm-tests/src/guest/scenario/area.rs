@@ -21,6 +21,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::new("area-discards", || area(Kind::Virtio, discards)),
     Scenario::new("area-null-blk", || area(Kind::Null, discards)),
     Scenario::new("area-brd", || area(Kind::Brd, writes)),
+    Scenario::new("area-odd", || area(Kind::Odd, tail)),
     Scenario::new("whole-disk", || area(Kind::Partition, whole_disk)),
 ];
 
@@ -114,6 +115,18 @@ fn writes(target: &Target<'_>, _: Phase, stamp: u64) -> anyhow::Result<BTreeSet<
         target.first + 800
     ))?;
     changed.extend(800..802);
+    Ok(changed)
+}
+
+/// The last block, which has five sectors.
+fn tail(target: &Target<'_>, phase: Phase, stamp: u64) -> anyhow::Result<BTreeSet<u64>> {
+    let mut changed = writes(target, phase, stamp)?;
+    let sector = (target.first + target.blocks) * 8 + stamp;
+    shell::run(&format!(
+        "dd if=/dev/urandom of={} bs=512 count=1 seek={sector} oflag=direct conv=notrunc status=none",
+        target.device.name()
+    ))?;
+    changed.insert(target.blocks);
     Ok(changed)
 }
 

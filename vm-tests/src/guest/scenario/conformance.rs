@@ -14,7 +14,6 @@ use crate::conformance::world::World;
 use crate::guest::content::{Aligned, Disk, BLOCK};
 use crate::guest::device::{Device, Kind};
 use crate::guest::driver;
-use crate::guest::shell;
 use crate::guest::volume::Volume;
 use model::abi;
 
@@ -49,13 +48,11 @@ impl World for Machine {
     }
 
     fn zero(&mut self, offset: u64, length: u64) -> anyhow::Result<()> {
-        shell::run(&format!("blkdiscard -z -f -o {offset} -l {length} {}", self.device.name()))?;
-        Ok(())
+        Disk::open(self.device.path(), true)?.zero(offset, length)
     }
 
     fn discard(&mut self, offset: u64, length: u64) -> anyhow::Result<()> {
-        shell::run(&format!("blkdiscard -f -o {offset} -l {length} {}", self.device.name()))?;
-        Ok(())
+        Disk::open(self.device.path(), true)?.discard(offset, length)
     }
 
     fn live(&mut self, offset: u64, length: usize) -> anyhow::Result<Vec<u8>> {
@@ -85,25 +82,54 @@ impl World for Machine {
     }
 }
 
+impl Machine {
+    fn new() -> anyhow::Result<Machine> {
+        let mib = |blocks: u64| (blocks * BLOCK as u64 >> 20) as u32;
+        let device = Device::new(Kind::Linear, 1, mib(SYSTEM_BLOCKS + AREA_BLOCKS))?;
+        let volume = Volume::make_small(&device, 1, mib(SYSTEM_BLOCKS))?;
+        Ok(Machine { volume, device, held: None })
+    }
+
+    /// As if nothing had been, after a scenario that held.
+    fn tidy_up(&self) -> anyhow::Result<()> {
+        for entry in std::fs::read_dir(&self.volume.root)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// After one that did not: whatever is in use is given up.
+    fn give_up(mut self) -> anyhow::Result<Machine> {
+        self.held = None;
+        if !self.volume.is_mounted()? {
+            self.volume.mount("")?;
+        }
+        for minor in [0, 23] {
+            // Most often there is none.
+            let _ = driver::Driver::open()?.once(driver::Command::Destroy(minor))?;
+        }
+        drop(self);
+        Machine::new()
+    }
+}
+
 fn conformance() -> anyhow::Result<()> {
     let mut failures = Vec::new();
     let scenarios = scenarios(Path::new("/out/conformance"))?;
+    let mut machine = Machine::new()?;
     for scenario in &scenarios {
         println!("{}", scenario.name);
-        let device = Device::new(Kind::Linear, 1, ((SYSTEM_BLOCKS + AREA_BLOCKS) * BLOCK as u64 >> 20) as u32)?;
-        let volume = Volume::make_small(&device, 1, (SYSTEM_BLOCKS * BLOCK as u64 >> 20) as u32)?;
-        let mut machine = Machine { volume, device, held: None };
-        if let Err(error) = play(scenario, &mut machine) {
-            println!("{error:#}");
-            failures.push(format!("{error:#}"));
-            machine.held = None;
-            if !machine.volume.is_mounted()? {
-                machine.volume.mount("")?;
+        machine = match play(scenario, &mut machine).and_then(|()| machine.tidy_up()) {
+            Ok(()) => machine,
+            Err(error) => {
+                println!("{error:#}");
+                failures.push(format!("{error:#}"));
+                machine.give_up()?
             }
-            for minor in [0, 23] {
-                let _ = driver::Driver::open()?.try_destroy(minor)?;
-            }
-        }
+        };
     }
     println!("{} scenarios", scenarios.len());
     if !failures.is_empty() {

@@ -37,7 +37,7 @@ pub struct Scenario {
 
 impl Scenario {
     const fn new(name: &'static str, run: fn() -> anyhow::Result<()>) -> Scenario {
-        Scenario { name, limit: Duration::from_secs(180), loads: true, parameters: "", run }
+        Scenario { name, limit: Duration::from_secs(300), loads: true, parameters: "", run }
     }
 }
 
