@@ -7,35 +7,44 @@
 use std::path::Path;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use vm_tests::guest::scenario::{Group, GROUPS};
-use vm_tests::machine::boot;
+use vm_tests::guest::scenario::{Group, GROUPS, MACHINE};
+use vm_tests::machine::{boot, Machine};
 use vm_tests::matrix::{kernels, Kernel};
 use vm_tests::verdict::judge;
 
-fn run(kernel: &Kernel, group: &Group) -> Result<(), Failed> {
-    let names: Vec<&str> = group.scenarios.iter().map(|scenario| scenario.name).collect();
-    // A part of a group, for whoever looks for one fault.
-    let wanted = std::env::var("ELIO_VM_SCENARIOS").unwrap_or_default();
-    let wanted: Vec<&str> = wanted.split([' ', ',']).filter(|name| !name.is_empty()).collect();
-    let names: Vec<&str> =
-        names.into_iter().filter(|name| wanted.is_empty() || wanted.iter().any(|part| name.contains(part))).collect();
+/// Runs the scenarios of a part of every name, all in one boot; for whoever looks for one fault.
+const SELECTION: &str = "ELIO_VM_SCENARIOS";
+
+/// The boots: a name, a machine, and the scenarios that share it.
+fn boots() -> Vec<(&'static str, Machine, Vec<&'static str>)> {
+    let names = |group: &Group| group.scenarios.iter().map(|scenario| scenario.name).collect::<Vec<_>>();
+    let wanted = std::env::var(SELECTION).unwrap_or_default();
+    let wanted: Vec<&str> = wanted.split([' ', ',']).filter(|part| !part.is_empty()).collect();
+    if wanted.is_empty() {
+        return GROUPS.iter().map(|group| (group.name, group.machine, names(group))).collect();
+    }
+    let chosen = GROUPS.iter().flat_map(names).filter(|name| wanted.iter().any(|part| name.contains(part)));
+    vec![("selected", MACHINE, chosen.collect())]
+}
+
+fn run(kernel: &Kernel, group: &str, machine: &Machine, names: &[&str]) -> Result<(), Failed> {
     let mut arguments = vec!["run"];
-    arguments.extend(&names);
+    arguments.extend(names);
     let guest = Path::new(env!("CARGO_BIN_EXE_vm-guest"));
-    let console = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{}.console", kernel.title(), group.name));
+    let console = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{}.console", kernel.title(), group));
     let conformance = Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance");
-    let done = boot(kernel, &group.machine, guest, &arguments, &[conformance], &console)
-        .map_err(|error| format!("{error:#}"))?;
-    let mut faults = judge(&done.console, &names);
+    let done =
+        boot(kernel, machine, guest, &arguments, &[conformance], &console).map_err(|error| format!("{error:#}"))?;
+    let mut faults = judge(&done.console, names);
     if done.out_of_time {
-        faults.push(format!("the machine was not done after {:?}", group.machine.limit));
+        faults.push(format!("the machine was not done after {:?}", machine.limit));
     }
     println!("{}", done.console);
     println!("{} scenarios in {:.0} s", names.len(), done.took.as_secs_f32());
     if faults.is_empty() {
         return Ok(());
     }
-    Err(format!("{}::{}:\n  {}", kernel.title(), group.name, faults.join("\n  ")).into())
+    Err(format!("{}::{}:\n  {}", kernel.title(), group, faults.join("\n  ")).into())
 }
 
 fn main() {
@@ -44,9 +53,9 @@ fn main() {
     match kernels() {
         Ok(kernels) => {
             for kernel in kernels {
-                for group in GROUPS {
-                    let (title, kernel) = (format!("{}::{}", kernel.title(), group.name), kernel.clone());
-                    trials.push(Trial::test(title, move || run(&kernel, group)));
+                for (group, machine, names) in boots() {
+                    let (title, kernel) = (format!("{}::{group}", kernel.title()), kernel.clone());
+                    trials.push(Trial::test(title, move || run(&kernel, group, &machine, &names)));
                 }
             }
         }
