@@ -35,6 +35,13 @@ pub fn is_complaint(line: &str) -> bool {
     COMPLAINTS.iter().any(|complaint| line.contains(complaint))
 }
 
+/// Whether the emulator itself broke down before any scenario began, as QEMU without hardware support does
+/// now and then (`iotlb_to_section`): nothing was tested, and the boot may be tried again.
+pub fn emulator_broke(console: &str) -> bool {
+    let broke = console.lines().any(|line| line.starts_with("qemu-system-") && line.contains("Assertion `"));
+    broke && !console.lines().any(|line| Line::parse(line).is_some())
+}
+
 /// Everything that is wrong with a boot; empty if nothing is.
 pub fn judge(console: &str, scenarios: &[&str]) -> Vec<String> {
     let mut faults: Vec<String> = console
@@ -81,6 +88,14 @@ mod tests {
             "[ 3.1] vm-tests: end",
         ]);
         assert_eq!(judge(&text, &["a"]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn only_a_machine_that_never_ran_is_tried_again() {
+        let broke = "[ 0.1] Linux\nqemu-system-x86_64: physmem.c:2671: iotlb_to_section: Assertion `x' failed.";
+        assert!(emulator_broke(broke));
+        assert!(!emulator_broke(&format!("vm-tests: begin a\n{broke}")));
+        assert!(!emulator_broke("[ 0.1] Linux\nAssertion `x' failed"));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use vm_tests::guest::scenario::{Group, GROUPS, MACHINE};
 use vm_tests::machine::{boot, Machine};
 use vm_tests::matrix::{kernels, Kernel};
-use vm_tests::verdict::judge;
+use vm_tests::verdict::{emulator_broke, judge};
 
 /// Runs the scenarios of a part of every name, all in one boot; for whoever looks for one fault.
 const SELECTION: &str = "ELIO_VM_SCENARIOS";
@@ -33,8 +33,12 @@ fn run(kernel: &Kernel, group: &str, machine: &Machine, names: &[&str]) -> Resul
     let guest = Path::new(env!("CARGO_BIN_EXE_vm-guest"));
     let console = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{}.console", kernel.title(), group));
     let conformance = Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance");
-    let done =
-        boot(kernel, machine, guest, &arguments, &[conformance], &console).map_err(|error| format!("{error:#}"))?;
+    let boot = || boot(kernel, machine, guest, &arguments, &[conformance.clone()], &console);
+    let mut done = boot().map_err(|error| format!("{error:#}"))?;
+    if emulator_broke(&done.console) {
+        println!("{}\nQEMU broke down before anything was tested: once more", done.console);
+        done = boot().map_err(|error| format!("{error:#}"))?;
+    }
     let mut faults = judge(&done.console, names);
     if done.out_of_time {
         faults.push(format!("the machine was not done after {:?}", machine.limit));
