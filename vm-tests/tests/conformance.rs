@@ -128,8 +128,11 @@ fn the_emulator_conforms() {
 /// A world that forgets: each of its lies must be noticed.
 struct Liar {
     emulator: Emulator,
-    lie: fn(&mut Emulator, u64, &[u8]) -> anyhow::Result<()>,
+    lie: Lie,
 }
+
+/// What it does instead of a write.
+type Lie = fn(&mut Emulator, u64, &[u8]) -> anyhow::Result<()>;
 
 impl World for Liar {
     fn driver(&mut self) -> anyhow::Result<elioctl::Driver> {
@@ -174,7 +177,7 @@ impl World for Liar {
 fn a_world_that_does_not_conform_is_noticed() {
     let cycle = all().into_iter().find(|scenario| scenario.name == "cycle").unwrap();
     // Behind the driver's back, as what nobody tracks; next to where it should be; not at all.
-    let lies: [fn(&mut Emulator, u64, &[u8]) -> anyhow::Result<()>; 3] = [
+    let lies: [Lie; 3] = [
         |emulator, offset, bytes| {
             use std::os::unix::fs::FileExt as _;
             Ok(fs::File::options().write(true).open(emulator.device())?.write_all_at(bytes, offset)?)

@@ -33,7 +33,7 @@ fn run(kernel: &Kernel, group: &str, machine: &Machine, names: &[&str]) -> Resul
     let guest = Path::new(env!("CARGO_BIN_EXE_vm-guest"));
     let console = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{}.console", kernel.title(), group));
     let conformance = Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance");
-    let boot = || boot(kernel, machine, guest, &arguments, &[conformance.clone()], &console);
+    let boot = || boot(kernel, machine, guest, &arguments, std::slice::from_ref(&conformance), &console);
     let mut done = boot().map_err(|error| format!("{error:#}"))?;
     if emulator_broke(&done.console) {
         println!("{}\nQEMU broke down before anything was tested: once more", done.console);

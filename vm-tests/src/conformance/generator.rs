@@ -84,7 +84,7 @@ impl Generator {
         self.steps.push(Step::Info { minor: 0, state, error: None, sequence, trust: "exact".to_owned() });
     }
 
-    fn to_snapshot(&mut self) {
+    fn next_snapshot(&mut self) {
         let former = format!("f{}", self.files);
         let cow = self.next_file();
         self.steps.push(Step::ToSnapshot { minor: 0, cow, mib: COW_MIB });
@@ -118,7 +118,7 @@ impl Generator {
                 self.mode = Mode::Incremental;
             }
             (Mode::Incremental, 0) => self.refused("EINVAL", Step::ToIncremental { minor: 0 }),
-            (Mode::Incremental, 1 | 2) if self.files < FILES => self.to_snapshot(),
+            (Mode::Incremental, 1 | 2) if self.files < FILES => self.next_snapshot(),
             (Mode::Snapshot | Mode::Incremental, 5) => self.info(),
             (Mode::Snapshot | Mode::Incremental, 6) if self.random.below(2) == 0 => {
                 self.steps.push(Step::Unmount);
@@ -133,7 +133,7 @@ impl Generator {
         match self.mode {
             Mode::Nothing => {}
             Mode::Snapshot => self.steps.push(Step::Content { minor: 0 }),
-            Mode::Incremental if self.files < FILES => self.to_snapshot(),
+            Mode::Incremental if self.files < FILES => self.next_snapshot(),
             Mode::Incremental => self.info(),
         }
         if self.mode != Mode::Nothing {

@@ -84,7 +84,7 @@ impl World for Machine {
 
 impl Machine {
     fn new() -> anyhow::Result<Machine> {
-        let mib = |blocks: u64| (blocks * BLOCK as u64 >> 20) as u32;
+        let mib = |blocks: u64| ((blocks * BLOCK as u64) >> 20) as u32;
         let device = Device::new(Kind::Linear, 1, mib(SYSTEM_BLOCKS + AREA_BLOCKS))?;
         let volume = Volume::make_small(&device, 1, mib(SYSTEM_BLOCKS))?;
         Ok(Machine { volume, device, held: None })
