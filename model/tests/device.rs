@@ -578,3 +578,42 @@ fn many_regions_survive_a_crash() {
     assert!(boot(&mut machine, false, None, None));
     assert_eq!(machine.device().changed_blocks(), 3 * 1024 + 7 * 2);
 }
+
+/// What is in the list already needs no mark, though block 0 always comes the long way.
+#[test]
+fn a_repeated_write_leaves_its_region_settled() {
+    let mut machine = Machine::new(ROOM);
+    assert_eq!(machine.give(Command::Drop), Ok(()));
+    machine.run_out();
+    write(&mut machine, 0, 1);
+    machine.run_out();
+    for _ in 0..2 {
+        machine.device().tick();
+        machine.run_out();
+    }
+    let writes = report::status(machine.device(), 0).mark_writes;
+    write(&mut machine, 0, 1);
+    machine.run_out();
+    let status = report::status(machine.device(), 0);
+    assert_eq!((status.hot_regions, status.settled_regions, status.mark_writes), (0, 1, writes));
+}
+
+/// A reader gets a run of the file as long as it is one there, and no longer.
+#[test]
+fn runs_in_the_file_are_as_they_were_kept() {
+    let mut machine = Machine::new(ROOM);
+    for (first, count) in [(100, 3), (61, 1), (60, 1), (62, 1)] {
+        write(&mut machine, first, count);
+        machine.run_out();
+    }
+    let data = machine.geometry.data_block();
+    let mut look = |first, count| machine.device().look(Extent { first, count });
+    let file = |block, first, count| Look::File { block, extent: Extent { first, count } };
+    assert_eq!(look(100, 9), file(data, 100, 3));
+    assert_eq!(look(101, 1), file(data + 1, 101, 1));
+    assert_eq!(look(60, 9), file(data + 4, 60, 1));
+    assert_eq!(look(61, 2), file(data + 3, 61, 1));
+    assert_eq!(look(62, 9), file(data + 5, 62, 1));
+    assert_eq!(look(63, 2), Look::Origin(Extent { first: 63, count: 1 }), "never more than a word of the bits");
+    read_all(&mut machine);
+}

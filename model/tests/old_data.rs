@@ -316,6 +316,9 @@ impl World {
                 assert!(tries < 9 && self.index.take_wake(), "block {block} is never found");
             }
         }
+        // Looked up just now, so some page is there.
+        let pages = self.index.memory_bytes() - self.tables.1;
+        assert!(self.kept.is_empty() || (pages > 0 && pages % 4096 == 0), "pages in memory are not counted");
         self.index.flush();
         self.run_out();
         assert!(self.index.is_clean());

@@ -438,7 +438,13 @@ impl Machine {
                 assert_eq!(block, self.place(page));
                 self.flights.push(Io::Read(self.file(file), page, block));
             }
-            Effect::Flush { file } => self.flights.push(Io::Flush(file)),
+            Effect::Flush { file } => {
+                // What it is to make durable must be there before it.
+                let late = |io: &Io| matches!(io, Io::Store(..) | Io::Write(_, _, Page::Index(_), ..));
+                let closing = file == File::Current && self.command == Some(Command::Close);
+                assert!(!closing || !self.flights.iter().any(late), "flushed while old data is on its way");
+                self.flights.push(Io::Flush(file));
+            }
             Effect::ProvidePage => self.flights.push(Io::Provide),
             Effect::WakeReaders => std::mem::take(&mut self.readers).into_iter().for_each(|extent| self.look(extent)),
             Effect::Room => std::mem::take(&mut self.crowded).into_iter().for_each(|bio| self.admit(bio)),
