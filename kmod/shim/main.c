@@ -58,7 +58,9 @@ static const struct elio_part elio_parts[] = {
 	{ elio_rs_init, elio_rs_exit },
 	{ elio_mount_init, elio_mount_exit },
 	{ elio_proc_init, elio_proc_exit },
+#ifndef ELIO_RFL
 	{ elio_control_init, elio_control_exit },
+#endif
 };
 
 static void elio_exit_parts(int count)
@@ -67,7 +69,7 @@ static void elio_exit_parts(int count)
 		elio_parts[count].exit();
 }
 
-static int __init elio_init(void)
+int elio_parts_init(void)
 {
 	int i, error;
 
@@ -81,14 +83,16 @@ static int __init elio_init(void)
 	return 0;
 }
 
-static void __exit elio_exit(void)
+void elio_parts_exit(void)
 {
 	elio_exit_parts(ARRAY_SIZE(elio_parts));
 }
 
-module_init(elio_init);
-module_exit(elio_exit);
+MODULE_VERSION("0.10.15");
+#ifndef ELIO_RFL
+module_init(elio_parts_init);
+module_exit(elio_parts_exit);
 MODULE_AUTHOR("elastio-snap contributors");
 MODULE_DESCRIPTION("Live snapshots and change tracking of mounted block devices");
-MODULE_VERSION("0.10.15");
 MODULE_LICENSE("GPL");
+#endif

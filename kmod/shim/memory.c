@@ -13,6 +13,17 @@
 
 #include "shim.h"
 
+/* For allocations that are not made here. */
+u32 elio_noio_enter(void)
+{
+	return memalloc_noio_save();
+}
+
+void elio_noio_leave(u32 saved)
+{
+	memalloc_noio_restore(saved);
+}
+
 void *elio_alloc(size_t bytes)
 {
 	unsigned int saved = memalloc_noio_save();

@@ -37,6 +37,8 @@ struct elio_event {
 };
 
 /* memory.c: never for more than the kernel gives without I/O; may sleep. */
+u32 elio_noio_enter(void);
+void elio_noio_leave(u32 saved);
 void *elio_alloc(size_t bytes);
 void *elio_alloc_sure(size_t bytes);
 void elio_free(void *memory);
@@ -170,7 +172,7 @@ void elio_read_fill(void *read, u64 from, const void *memory, u64 bytes);
 void elio_read_end(void *read, int error);
 struct bio *elio_read_bio(void *read);
 
-/* control.c, proc.c */
+/* control.c (Rust's with the kernel's crate), proc.c */
 int elio_control_init(void);
 void elio_control_exit(void);
 long elio_rs_ioctl(u32 command, u64 argument);
@@ -179,7 +181,9 @@ void elio_proc_exit(void);
 void elio_rs_report(struct seq_file *out);
 void elio_proc_put(struct seq_file *out, const u8 *bytes, size_t length);
 
-/* main.c */
+/* main.c: with the kernel's crate, the module is Rust's, and the parts are one of it. */
+int elio_parts_init(void);
+void elio_parts_exit(void);
 int elio_rs_init(void);
 void elio_rs_exit(void);
 u32 elio_max_devices(void);

@@ -7,7 +7,7 @@
 //! Refused with EOPNOTSUPP: a file on anything but ext2, ext3, ext4 and xfs; zoned devices. Not there yet:
 //! waiting for what a device without a request queue (dm, brd) had in flight when tracking began and
 //! no file system was frozen.
-#![no_std]
+#![cfg_attr(not(rfl), no_std)]
 #![deny(unsafe_op_in_unsafe_fn)]
 
 #[path = "../../model/src/logic/mod.rs"]
@@ -22,3 +22,12 @@ pub mod reader;
 pub mod reload;
 pub mod supplies;
 pub mod tracker;
+
+#[cfg(rfl)]
+kernel::prelude::module! {
+    type: kapi::Module,
+    name: "elastio-snap",
+    authors: ["elastio-snap contributors"],
+    description: "Live snapshots and change tracking of mounted block devices",
+    license: "GPL",
+}

@@ -10,6 +10,10 @@ extern "C" {
     pub(super) fn elio_alloc(bytes: usize) -> Opaque;
     pub(super) fn elio_alloc_sure(bytes: usize) -> Opaque;
     pub(super) fn elio_free(memory: Opaque);
+    #[cfg(rfl)]
+    pub(super) fn elio_noio_enter() -> u32;
+    #[cfg(rfl)]
+    pub(super) fn elio_noio_leave(saved: u32);
     pub(super) fn elio_from_user(to: *mut u8, from: u64, bytes: usize) -> i32;
     pub(super) fn elio_to_user(to: u64, from: *const u8, bytes: usize) -> i32;
     pub(super) fn elio_string_from_user(from: u64, limit: usize, error: *mut i64) -> *mut u8;
@@ -120,6 +124,10 @@ extern "C" {
     pub(super) fn elio_read_end(read: Opaque, error: i32);
 
     pub(super) fn elio_proc_put(out: Opaque, bytes: *const u8, length: usize);
+    #[cfg(rfl)]
+    pub(super) fn elio_parts_init() -> i32;
+    #[cfg(rfl)]
+    pub(super) fn elio_parts_exit();
     pub(super) fn elio_max_devices() -> u32;
     pub(super) fn elio_default_cache() -> u64;
     pub(super) fn elio_default_percentage() -> u32;

@@ -11,7 +11,11 @@
 #[cfg(not(rfl))]
 #[path = "portable/mod.rs"]
 mod backend;
+#[cfg(rfl)]
+#[path = "rfl/mod.rs"]
+mod backend;
 pub mod entry;
+#[cfg_attr(rfl, allow(dead_code, reason = "the kernel's crate has its own"))]
 mod ffi;
 pub mod file;
 pub mod io;
@@ -19,6 +23,8 @@ pub mod lock;
 pub mod memory;
 pub mod work;
 
+#[cfg(rfl)]
+pub use backend::Module;
 pub use backend::{module, print, user};
 pub use file::CowFile;
 pub use io::{Disk, Origin, Read, Request, Target, Write};

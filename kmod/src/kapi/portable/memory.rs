@@ -51,27 +51,6 @@ impl<T> KVec<T> {
     }
 
     const EMPTY: Self = KVec { start: NonNull::dangling(), length: 0, capacity: 0, owns: PhantomData };
-
-    /// Takes an element out; the last one takes its place.
-    pub fn swap_remove(&mut self, at: usize) -> Option<T> {
-        let last = self.length.checked_sub(1)?;
-        if at > last {
-            return None;
-        }
-        self.swap(at, last);
-        self.pop()
-    }
-}
-
-impl<T: Clone> KVec<T> {
-    /// An array of `length` copies of `value`, full.
-    pub fn filled(value: T, length: usize) -> Option<Self> {
-        let mut array = Self::with_capacity(length)?;
-        while array.length < length {
-            array.push(value.clone()).ok()?;
-        }
-        Some(array)
-    }
 }
 
 impl KVec<u8> {

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The backend of kernels with Rust: what the `kernel` crate has, over that crate.
+//!
+//! The parameters stay the shim's: the crate's are not in sysfs, and cannot be changed there.
+
+mod control;
+pub(super) mod lock;
+pub(super) mod memory;
+#[path = "../portable/module.rs"]
+pub mod module;
+pub mod print;
+pub mod user;
+
+pub use control::Module;
