@@ -617,3 +617,18 @@ fn runs_in_the_file_are_as_they_were_kept() {
     assert_eq!(look(63, 2), Look::Origin(Extent { first: 63, count: 1 }), "never more than a word of the bits");
     read_all(&mut machine);
 }
+
+/// A close waits for the index, whatever ends before it.
+#[test]
+fn a_close_flushes_what_it_wrote() {
+    let mut machine = Machine::new(ROOM);
+    write(&mut machine, 60, 9);
+    write(&mut machine, 1100, 1);
+    machine.run_out();
+    assert_eq!(machine.give(Command::Close), Ok(()));
+    for _ in 0..100 {
+        while machine.poll() {}
+        machine.complete_last();
+    }
+    assert_eq!(machine.result, Some(Ok(())));
+}

@@ -518,6 +518,11 @@ impl Machine {
         self.current.is_some_and(|at| record(&self.files[at]).is_some_and(|record| record.lost.is_some()))
     }
 
+    /// What came last ends first.
+    pub fn complete_last(&mut self) {
+        self.complete(self.flights.len().saturating_sub(1), true);
+    }
+
     /// Something on its way ends.
     pub fn complete(&mut self, pick: usize, ok: bool) {
         let draining = self.flights.iter().any(|io| matches!(io, Io::Bio(_)));
