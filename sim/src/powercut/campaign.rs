@@ -135,7 +135,8 @@ impl Campaign {
         let judged = result.and_then(|()| self.judge(&history));
         match judged {
             Ok((judgement, verdict)) => {
-                let cuts = history.events.iter().filter(|event| **event == Event::Cut).count() as u64;
+                // The last machine was done when it was ended.
+                let cuts = history.events.iter().filter(|event| **event == Event::Cut).count().saturating_sub(1) as u64;
                 let first = history.events.iter().position(|event| *event == Event::Cut).unwrap_or(0);
                 let phase = Standing::of(&history.events[..first]).phase;
                 Ok(Outcome { cuts, judgement, verdict, phase, seconds: begun.elapsed().as_secs_f64() })
