@@ -3,6 +3,7 @@
 
 use kernel::{pr_err, pr_info, pr_warn};
 
+use super::super::ffi;
 use crate::logic::errno::Errno;
 
 /// A text with its number, followed by the reason if there is one.
@@ -32,6 +33,14 @@ pub fn refusal(text: &str, number: u64, why: &str, error: Errno) {
 /// Something that needs a person's attention.
 pub fn notice(text: &str, number: u64, why: &str) {
     pr_warn!("{}\n", Line(text, number, why));
+}
+
+/// Something a person wants to know who looks for the cause of something.
+pub fn debug(text: &str, number: u64) {
+    // SAFETY: it reads a parameter.
+    if unsafe { ffi::elio_is_debugging() } {
+        info(text, number);
+    }
 }
 
 /// Something a person wants to know.
