@@ -48,10 +48,17 @@ fn geometry() -> impl Strategy<Value = Geometry> {
 
 fn any_record() -> impl Strategy<Value = Record> {
     let closed = proptest::option::of((any::<u32>(), any::<u64>(), any::<u64>()));
-    let numbers = (1u64.., any::<u64>(), any::<u32>(), any::<u32>(), any::<u64>());
+    let numbers = (1u64.., any::<u64>(), any::<u32>(), any::<u32>(), any::<u64>(), any::<u64>());
     let token = proptest::collection::vec(any::<u8>(), 448);
     (numbers, 0..3u8, any::<bool>(), closed, 0..=5u8, token).prop_map(
-        |((sequence, epoch, header_crc, former_header_crc, excess_bytes), phase, snapshot, closed, lost, token)| {
+        |(
+            (sequence, epoch, header_crc, former_header_crc, excess_bytes, marks),
+            phase,
+            snapshot,
+            closed,
+            lost,
+            token,
+        )| {
             Record {
                 sequence,
                 epoch,
@@ -62,6 +69,7 @@ fn any_record() -> impl Strategy<Value = Record> {
                 header_crc,
                 former_header_crc,
                 excess_bytes,
+                marks: if closed.is_some() { 0 } else { marks },
                 token: Token::parse(&token),
             }
         },

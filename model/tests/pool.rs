@@ -117,8 +117,8 @@ proptest! {
     #[test]
     fn tickets_are_redeemed_by_a_later_write(steps in proptest::collection::vec(0u8..3, 0..60), resumed in 0u64..5) {
         let mut commit = Commit::new();
-        commit.resume(resumed);
-        commit.resume(0);
+        commit.resume(resumed, resumed);
+        commit.resume(0, 0);
         prop_assert_eq!(commit.writes(), resumed);
         // Tickets by the number of writes begun when they were drawn.
         let (mut tickets, mut begun, mut ended, mut flying, mut dirty) = (Vec::new(), 0, 0, false, false);

@@ -7,7 +7,7 @@
 //! are exact; a second recovery finds the same.
 
 use model::coarse::{CoarseSector, Mark, MarkState};
-use model::commit::Commit;
+use model::commit::{Commit, ATTEMPTS};
 use model::crc32c;
 use model::fast::Fast;
 use model::fine::RegionBits;
@@ -62,6 +62,10 @@ struct World {
     /// Blocks that wait for a write of a coarse page, with that write's number.
     waiting: Vec<(u64, u64, u64)>,
     begun: [u64; 2],
+    /// Failures in a row, by coarse page.
+    failures: [u8; 2],
+    /// A fine page could not be read, so some regions must not be settled.
+    unread: bool,
     written: BTreeSet<u64>,
     touched: BTreeSet<u64>,
     /// Rot and read errors forgo the bounds, never the written blocks.
@@ -106,6 +110,8 @@ impl World {
             flights: Vec::new(),
             waiting: Vec::new(),
             begun: [0; 2],
+            failures: [0; 2],
+            unread: false,
             written: BTreeSet::new(),
             touched: BTreeSet::new(),
             faults: false,
@@ -176,7 +182,18 @@ impl World {
         }
         match self.flights.swap_remove(pick % self.flights.len()) {
             Flight::Coarse(page, bytes) => {
-                self.coarse.insert(page, bytes);
+                let failures = &mut self.failures[page as usize];
+                *failures = if ok || *failures + 1 == ATTEMPTS { 0 } else { *failures + 1 };
+                // Whether a write that fails is there nobody knows.
+                if *failures == 0 || pick % 2 == 0 {
+                    self.coarse.insert(page, bytes);
+                }
+                if *failures > 0 {
+                    let (waiters, again) = self.tracking.coarse_failed(page);
+                    assert!(waiters.is_empty() && again, "it is not tried again");
+                    self.begun[page as usize] -= 1;
+                    return;
+                }
                 assert!(self.tracking.coarse_written(page).is_empty());
                 let now = self.begun[page as usize];
                 let (free, waiting) = std::mem::take(&mut self.waiting)
@@ -216,7 +233,7 @@ impl World {
         }
         self.run_until_quiet();
         self.check_digest();
-        assert!(refuses || self.tracking.counts().0 == 0, "a region stays hot although all is settled");
+        assert!(refuses || self.unread || self.tracking.counts().0 == 0, "a region stays hot although all is settled");
     }
 
     fn run_until_quiet(&mut self) {
@@ -304,6 +321,7 @@ impl World {
             fails
         });
         self.faults |= tried;
+        self.unread = tried;
 
         for block in &self.written {
             let (region, zone, bit) = (block / REGION_BLOCKS, block / ZONE_BLOCKS % REGION_ZONES, block % ZONE_BLOCKS);
@@ -405,11 +423,7 @@ fn play(deeds: Vec<Deed>) {
             Deed::Write(block) => world.write(block),
             Deed::Poll => drop(world.poll()),
             Deed::Complete(pick) => world.complete(pick, true),
-            Deed::Fail(pick) => {
-                let len = world.flights.len().max(1);
-                let ok = matches!(world.flights.get(pick % len), Some(Flight::Coarse(..)));
-                world.complete(pick, ok);
-            }
+            Deed::Fail(pick) => world.complete(pick, false),
             Deed::Sweep(force) => world.tracking.sweep(force),
             Deed::Settle(refuses) => world.settle(refuses),
             Deed::Crash { seed, rot, unreadable, noted } => {

@@ -3,9 +3,14 @@
 //!
 //! Invariants: at most one write of the page is in flight; a ticket is redeemed by the completion
 //! of a write that began after it was drawn. Waiters stand in `next` until a write with their
-//! change begins, then in `current` until it ends.
+//! change begins, then in `current` until it ends. A write that fails is tried again, up to
+//! [`ATTEMPTS`] times in a row; after that every change has one attempt, until one succeeds.
 
 use super::slab::Queue;
+
+/// How often a page is written before it counts as failed: what a path that fails over or a sector
+/// that is remapped needs, and no more than a writer can be made to wait for.
+pub const ATTEMPTS: u8 = 3;
 
 /// The write state of one page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -14,6 +19,10 @@ pub struct Commit {
     begun: u64,
     flying: bool,
     dirty: bool,
+    /// Failures in a row.
+    failures: u8,
+    /// Number of the last write that ended well.
+    written: u64,
     /// Held writes that the write in flight lets go.
     pub current: Queue,
     /// Held writes that the write after it lets go.
@@ -29,7 +38,15 @@ impl Default for Commit {
 impl Commit {
     /// A page that is on the medium as it is in memory.
     pub const fn new() -> Commit {
-        Commit { begun: 0, flying: false, dirty: false, current: Queue::new(), next: Queue::new() }
+        Commit {
+            begun: 0,
+            flying: false,
+            dirty: false,
+            failures: 0,
+            written: 0,
+            current: Queue::new(),
+            next: Queue::new(),
+        }
     }
 
     /// The page changed. Returns the number of the write that will make this durable.
@@ -48,9 +65,11 @@ impl Commit {
         self.dirty
     }
 
-    /// The medium has a page of this number; the next write gets a higher one.
-    pub fn resume(&mut self, written: u64) {
-        self.begun = self.begun.max(written);
+    /// The medium has a page whose parts are of writes from `oldest` to `newest`; the next write gets a
+    /// higher number.
+    pub fn resume(&mut self, oldest: u64, newest: u64) {
+        self.begun = self.begun.max(newest);
+        self.written = oldest;
     }
 
     /// Whether nothing is in flight or wanted.
@@ -72,10 +91,26 @@ impl Commit {
         self.begun
     }
 
-    /// The write in flight ended. Returns who waited for it.
+    /// The write in flight ended well. Returns who waited for it.
     pub fn end(&mut self) -> Queue {
         self.flying = false;
+        self.failures = 0;
+        self.written = self.begun;
         core::mem::take(&mut self.current)
+    }
+
+    /// The write in flight failed. Returns who waited for it; unless another attempt is wanted now,
+    /// see [`Commit::is_dirty`], the page counts as failed.
+    pub fn fail(&mut self) -> Queue {
+        self.flying = false;
+        self.failures = self.failures.saturating_add(1);
+        self.dirty |= self.failures < ATTEMPTS;
+        core::mem::take(&mut self.current)
+    }
+
+    /// Number of the last write that ended well, which the medium has if it keeps what it acknowledges.
+    pub const fn written(&self) -> u64 {
+        self.written
     }
 
     /// Whether write number `ticket` has ended.
@@ -109,5 +144,29 @@ mod tests {
         commit.begin();
         commit.end();
         assert!(commit.is_redeemed(second) && commit.is_quiet());
+    }
+
+    #[test]
+    fn a_write_that_fails_is_tried_three_times_in_a_row_and_then_once_a_change() {
+        let mut commit = Commit::new();
+        commit.request();
+        for again in [true, true, false] {
+            commit.begin();
+            commit.fail();
+            assert_eq!(commit.is_dirty(), again);
+        }
+        assert_eq!(commit.written(), 0);
+        commit.request();
+        commit.begin();
+        commit.fail();
+        assert!(commit.is_quiet());
+        commit.request();
+        commit.begin();
+        commit.end();
+        assert_eq!(commit.written(), 5);
+        commit.request();
+        commit.begin();
+        commit.fail();
+        assert!(commit.is_dirty());
     }
 }

@@ -488,7 +488,7 @@ impl<M: Memory> Device<M> {
                 ticket
             }
         };
-        let waits = !epoch.commit.is_redeemed(ticket) && !M::has(Mutant::TokenNotAwaited);
+        let waits = epoch.head_result(ticket).is_none() && !M::has(Mutant::TokenNotAwaited);
         waits.then_some(Wait::Head)
     }
 
@@ -681,17 +681,20 @@ impl<M: Memory> Device<M> {
     fn head_written(&mut self, file: File, result: Result<(), Errno>) {
         let Some(epoch) = self.epoch_mut(file) else { return };
         epoch.head_failed = result.is_err();
-        let mut waiters = epoch.commit.end();
+        let mut waiters = if result.is_ok() { epoch.commit.end() } else { epoch.commit.fail() };
         self.ready.append(&mut self.holds, &mut waiters);
     }
 
     fn coarse_written(&mut self, file: File, number: u64, result: Result<(), Errno>) {
         let Some(epoch) = self.epoch_mut(file) else { return };
-        let mut waiters = match result {
-            Ok(()) => epoch.tracking.coarse_written(number),
-            Err(_) => epoch.tracking.coarse_ended(number),
+        let (mut waiters, failed) = match result {
+            Ok(()) => (epoch.tracking.coarse_written(number), false),
+            Err(_) => {
+                let (waiters, again) = epoch.tracking.coarse_failed(number);
+                (waiters, !again)
+            }
         };
-        if result.is_err() {
+        if failed {
             match file {
                 // Their writes may not go on before the loss is recorded: `admit_zone` sees to that.
                 File::Current => self.lose(Reason::MarkFailed),
@@ -750,8 +753,12 @@ impl<M: Memory> Device<M> {
         self.note_failure();
     }
 
-    /// Settles regions that were not touched since the last call. For a timer, every half minute or so.
+    /// Settles regions that were not touched since the last call, and tries again to record a loss. For
+    /// a timer, every half minute or so.
     pub fn tick(&mut self) {
+        if let Some(epoch) = self.current.as_mut().filter(|epoch| epoch.head_failed && epoch.record.lost.is_some()) {
+            epoch.request();
+        }
         if self.lost.is_none() && matches!(self.operation, Operation::Idle) {
             if let Some(epoch) = &mut self.current {
                 epoch.tracking.sweep(false);

@@ -8,6 +8,7 @@ use core::hash::{Hash, Hasher};
 
 use super::bytes::put;
 use super::commit::Commit;
+use super::errno::Errno;
 use super::exclusion::Exclusion;
 use super::fast::Fast;
 use super::former;
@@ -128,6 +129,7 @@ impl<M: Memory> Epoch<M> {
             header_crc: header.crc(),
             former_header_crc: header.crc(),
             excess_bytes: 0,
+            marks: 0,
             token: Token::empty(),
         };
         let tracking = Tracking::new(origin.geometry, regions, pages);
@@ -191,6 +193,18 @@ impl<M: Memory> Epoch<M> {
         }
     }
 
+    /// How the write with that ticket ended; `None` while it, or another attempt after a failure, is on
+    /// its way.
+    pub fn head_result(&self, ticket: u64) -> Option<Result<(), Errno>> {
+        if !self.commit.is_redeemed(ticket) || (self.head_failed && !self.commit.is_quiet()) {
+            None
+        } else if self.head_failed {
+            Some(Err(Errno::EIO))
+        } else {
+            Some(Ok(()))
+        }
+    }
+
     /// Has the record written, as it is when the write begins. Returns the ticket.
     pub fn request(&mut self) -> u64 {
         self.commit.request()
@@ -217,6 +231,7 @@ impl<M: Memory> Epoch<M> {
     pub fn begin_head(&mut self, out: &mut Block) {
         self.commit.begin();
         self.record.sequence = self.record.sequence.saturating_add(1);
+        self.record.marks = if self.record.closed.is_some() { 0 } else { self.tracking.written() };
         let seed = self.identity.seed();
         self.record.store(&mut self.head, seed);
         out.copy_from_slice(&*self.head);

@@ -70,4 +70,6 @@ mutants! {
     RecoveryForgetsHot = "recovery-forgets-hot";
     /// What was written while the file was not known yet is not marked.
     NotedWritesForgotten = "noted-writes-forgotten";
+    /// Nobody misses a coarse page's write that the medium acknowledged and does not have.
+    LostMarkUnnoticed = "lost-mark-unnoticed";
 }

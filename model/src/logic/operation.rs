@@ -343,11 +343,7 @@ impl<M: Memory> Device<M> {
             File::Next => &self.next,
             File::Former => &self.former,
         };
-        let epoch = epoch.as_ref()?;
-        if !epoch.commit.is_redeemed(ticket) {
-            return None;
-        }
-        Some(if epoch.head_failed { Err(Errno::EIO) } else { Ok(()) })
+        epoch.as_ref()?.head_result(ticket)
     }
 
     // --- taking a snapshot ----------------------------------------------------------------
@@ -714,10 +710,14 @@ impl<M: Memory> Device<M> {
         })
     }
 
-    /// A file that was closed in order must be as it was closed.
+    /// A file that was closed in order must be as it was closed, any other at least as its record saw it.
     fn check_digest(&mut self, digest: u32) {
-        let closed = self.current.as_ref().and_then(|epoch| epoch.record.closed);
-        if closed.is_some_and(|closed| closed.digest != digest) && self.lost.is_none() {
+        let Some(epoch) = &self.current else { return };
+        let damaged = match epoch.record.closed {
+            Some(closed) => closed.digest != digest,
+            None => epoch.tracking.lacks(epoch.record.marks) && !M::has(Mutant::LostMarkUnnoticed),
+        };
+        if damaged && self.lost.is_none() {
             self.lost = Some(Reason::Damaged);
         }
     }
@@ -760,6 +760,14 @@ impl<M: Memory> Device<M> {
         let fast = &self.fast;
         epoch.record.token.extend(&self.noted_token);
         // What was written before its old data could be kept is in no snapshot any more.
+        // A region that two crashes found hot is counted twice, but has all its bits set, and no more.
+        let is_whole = |region: &u64| {
+            let zones = region.saturating_mul(REGION_ZONES)..region.saturating_add(1).saturating_mul(REGION_ZONES);
+            zones.fold(true, |whole, zone| whole && fast.word(zone) == geometry.zone_mask(zone))
+        };
+        let whole = (0..geometry.regions()).filter(is_whole).map(|region| geometry.region_bytes(region));
+        let most = whole.fold(0, u64::saturating_add);
+        epoch.record.excess_bytes = epoch.record.excess_bytes.min(most);
         let has_bits = |region| region_bits(&**fast, region).iter().any(|word| *word != 0);
         let image_is_whole = self.lost.is_none() && !epoch.tracking.has_noted(has_bits);
         epoch.record.closed = None;

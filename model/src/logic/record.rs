@@ -60,6 +60,9 @@ pub struct Record {
     pub former_header_crc: u32,
     /// How much the list may report too much since earlier crashes (bytes).
     pub excess_bytes: u64,
+    /// While somebody tracks: the sum of the numbers of every coarse page's last write, when this record
+    /// was written. A medium whose pages have less has lost one. See `Tracking::lacks`.
+    pub marks: u64,
     /// Trusted contents of the device's block 0.
     pub token: Token,
 }
@@ -107,6 +110,7 @@ impl Record {
             header_crc: u32_at(&sector, 28),
             former_header_crc: u32_at(&sector, 32),
             excess_bytes: u64_at(&sector, 56),
+            marks: if u8_at(&sector, 26) == 1 { 0 } else { u64_at(&sector, 40) },
             token: Token::parse(sector.get(TOKEN_AT..).unwrap_or(&[])),
         })
     }
@@ -145,6 +149,8 @@ impl Record {
             put(&mut sector, 36, &closed.digest.to_le_bytes());
             put(&mut sector, 40, &closed.changed_blocks.to_le_bytes());
             put(&mut sector, 48, &closed.fpos.to_le_bytes());
+        } else {
+            put(&mut sector, 40, &self.marks.to_le_bytes());
         }
         put(&mut sector, 56, &self.excess_bytes.to_le_bytes());
         if let Some(token) = sector.get_mut(TOKEN_AT..) {
@@ -172,6 +178,7 @@ mod tests {
             header_crc: 8,
             former_header_crc: 9,
             excess_bytes: 10,
+            marks: 0,
             token: Token::new(&[1, 2, 3, 4, 5, 6, 7, 8]),
         }
     }

@@ -4,16 +4,19 @@
 //! Invariant: a fine bit is set only in state `Hot`, and in `Hot` the mark *hot* is durable. What
 //! the medium says at each moment is `Region::durable`, or what it was before the write in flight.
 //!
-//! | state        | touch                | begin        | end     | sweep    | stored       | cancel |
-//! |--------------|----------------------|--------------|---------|----------|--------------|--------|
-//! | Clean        | Queued, wait         |              |         |          |              |        |
-//! | Queued       | wait                 | Flying       |         |          |              |        |
-//! | Flying       | wait                 |              | Hot     |          |              |        |
-//! | Hot          | go                   |              |         | Settling |              |        |
-//! | Settling     | Hot, go              |              |         |          | SettleQueued | Hot    |
-//! | SettleQueued | Hot, go              | SettleFlying |         |          |              | Hot    |
-//! | SettleFlying | wait                 |              | Settled |          |              |        |
-//! | Settled      | Queued, wait         |              |         |          |              |        |
+//! | state        | touch                | begin        | end     | fail   | sweep    | stored       | cancel |
+//! |--------------|----------------------|--------------|---------|--------|----------|--------------|--------|
+//! | Clean        | Queued, wait         |              |         |        |          |              |        |
+//! | Queued       | wait                 | Flying       |         |        |          |              |        |
+//! | Flying       | wait                 |              | Hot     | Queued |          |              |        |
+//! | Hot          | go                   |              |         |        | Settling |              |        |
+//! | Settling     | Hot, go              |              |         |        |          | SettleQueued | Hot    |
+//! | SettleQueued | Hot, go              | SettleFlying |         |        |          |              | Hot    |
+//! | SettleFlying | wait                 |              | Settled | Queued |          |              |        |
+//! | Settled      | Queued, wait         |              |         |        |          |              |        |
+//!
+//! After a write of the coarse page failed the medium may say either: so what was about to be settled
+//! waits, like what was about to become hot, until the medium says *hot*.
 
 use super::coarse::{Mark, MarkState};
 
@@ -48,6 +51,8 @@ pub enum Action {
     Begin,
     /// A write of the coarse page is durable.
     End,
+    /// A write of the coarse page failed: it may be there or not.
+    Fail,
     /// The fine bits are about to be written.
     Sweep,
     /// The fine bits are durable.
@@ -75,6 +80,7 @@ impl RegionState {
             (Clean, Action::Touch) | (Settled, Action::Touch) => Queued,
             (Queued, Action::Begin) => Flying,
             (Flying, Action::End) => Hot,
+            (Flying | SettleFlying, Action::Fail) => Queued,
             (Hot, Action::Sweep) => Settling,
             (Settling, Action::Touch | Action::Cancel) => Hot,
             (Settling, Action::Stored) => SettleQueued,
@@ -91,6 +97,7 @@ pub const GENERATIONS: u8 = 64;
 
 const STATE_BITS: u16 = 0b111;
 const TOUCHED: u16 = 0b1000;
+const KEPT_HOT: u16 = 0b1_0000;
 const GENERATION_SHIFT: u32 = 8;
 
 /// A region in two bytes: state, whether it was touched since the last sweep, generation.
@@ -147,6 +154,17 @@ impl Region {
         self.0 &= !TOUCHED;
     }
 
+    /// Whether it must not be settled.
+    pub const fn is_kept_hot(self) -> bool {
+        self.0 & KEPT_HOT != 0
+    }
+
+    /// It is not to be settled: nobody knows which generations its fine page has seen, so an older one
+    /// might be taken for the next.
+    pub fn keep_hot(&mut self) {
+        self.0 |= KEPT_HOT;
+    }
+
     /// Applies an action.
     pub fn apply(&mut self, action: Action) {
         let state = self.state().after(action);
@@ -173,8 +191,8 @@ impl Region {
 mod tests {
     use super::*;
 
-    const ACTIONS: [Action; 6] =
-        [Action::Touch, Action::Begin, Action::End, Action::Sweep, Action::Stored, Action::Cancel];
+    const ACTIONS: [Action; 7] =
+        [Action::Touch, Action::Begin, Action::End, Action::Fail, Action::Sweep, Action::Stored, Action::Cancel];
 
     #[test]
     fn states_survive_their_bits() {
@@ -206,7 +224,13 @@ mod tests {
                         next.apply(action);
                         walk(next, written, None, depth - 1);
                     }
-                    (Action::Begin, Some(_)) | (Action::End, None) => {}
+                    // Which leaves either.
+                    (Action::Fail, Some(written)) => {
+                        next.apply(action);
+                        walk(next, written, None, depth - 1);
+                        walk(next, medium, None, depth - 1);
+                    }
+                    (Action::Begin, Some(_)) | (Action::End | Action::Fail, None) => {}
                     _ => {
                         next.apply(action);
                         walk(next, medium, flying, depth - 1);
@@ -235,6 +259,19 @@ mod tests {
                 assert_eq!((region.is_touched(), region.durable().state), (false, state));
             }
         }
+    }
+
+    #[test]
+    fn a_region_that_is_kept_hot_stays_so_whatever_happens() {
+        let mut region = Region::CLEAN;
+        assert!(!region.is_kept_hot());
+        region.keep_hot();
+        for action in ACTIONS {
+            region.apply(action);
+            region.rest();
+            assert!(region.is_kept_hot() && region.state() != RegionState::Settled);
+        }
+        assert_eq!(region.generation(), 1);
     }
 
     #[test]

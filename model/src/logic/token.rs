@@ -24,7 +24,7 @@ pub type Hashes = [u64; SECTORS];
 
 /// In [`Hashes`]: the write leaves this sector alone.
 pub const UNTOUCHED: u64 = 0;
-/// In [`Hashes`]: nobody knows what the sector will hold, because it is discarded.
+/// In [`Hashes`]: the sector is discarded or erased, so it may hold zeroes, or what it held before.
 pub const UNKNOWN: u64 = u64::MAX;
 
 /// FNV-1a, 64 bits; the two values with a meaning of their own are given as 1.
@@ -109,24 +109,21 @@ impl Token {
     pub fn admit(&mut self, content: &Hashes) -> bool {
         let mut changed = false;
         for (set, hash) in self.sectors.iter_mut().zip(content) {
-            match *hash {
+            let mut hash = *hash;
+            match hash {
                 UNTOUCHED => continue,
-                UNKNOWN => {
-                    changed |= set.first().is_some_and(|newest| *newest != 0);
-                    *set = [0; CANDIDATES];
-                    continue;
-                }
+                UNKNOWN => hash = self::hash(&[0; SECTOR_SIZE]),
                 _ => {}
             }
             // Newest first, also where the content is known: it must outlive the older ones.
-            let at = set.iter().position(|known| known == hash);
+            let at = set.iter().position(|known| *known == hash);
             changed |= at.is_none();
             let end = at.map_or(CANDIDATES, |at| at.saturating_add(1));
             if let Some(head) = set.get_mut(..end) {
                 head.rotate_right(1);
             }
             let [first, ..] = set;
-            *first = *hash;
+            *first = hash;
         }
         changed
     }
@@ -176,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn untouched_sectors_stay_and_discarded_ones_are_not_trusted() {
+    fn untouched_sectors_stay_and_discarded_ones_may_be_zeroes_or_as_they_were() {
         let mut token = Token::new(&content(1));
         let mut partial = [UNTOUCHED; SECTORS];
         partial[2] = content(2)[2];
@@ -187,9 +184,11 @@ mod tests {
         partial[2] = UNKNOWN;
         assert!(token.admit(&partial));
         assert!(!token.admit(&partial));
-        assert!(!token.accepts(&now));
-        partial[2] = now[2];
-        assert!(token.admit(&partial) && token.accepts(&now));
+        let mut erased = now;
+        erased[2] = hash(&[0; SECTOR_SIZE]);
+        assert!(token.accepts(&now) && token.accepts(&erased));
+        erased[2] = hash(&[0xff; SECTOR_SIZE]);
+        assert!(!token.accepts(&erased));
     }
 
     #[test]

@@ -73,6 +73,8 @@ pub struct Tracking<M: Memory> {
     flying_pages: u32,
     sweep: Sweep,
     mark_writes: u64,
+    /// A coarse page was loaded of which no sector is valid.
+    unknown_age: bool,
 }
 
 impl<M: Memory> Clone for Tracking<M> {
@@ -85,7 +87,7 @@ impl<M: Memory> Hash for Tracking<M> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.regions.hash(state);
         self.pages.hash(state);
-        (self.dirty_pages, self.flying_pages, self.sweep).hash(state);
+        (self.dirty_pages, self.flying_pages, self.sweep, self.unknown_age).hash(state);
     }
 }
 
@@ -93,7 +95,16 @@ impl<M: Memory> Tracking<M> {
     /// Tracking with every region clean. `regions` and `pages` are full: one element a region and
     /// a coarse page of `geometry`.
     pub fn new(geometry: Geometry, regions: M::Vec<Region>, pages: M::Vec<Commit>) -> Self {
-        Tracking { geometry, regions, pages, dirty_pages: 0, flying_pages: 0, sweep: Sweep::Idle, mark_writes: 0 }
+        Tracking {
+            geometry,
+            regions,
+            pages,
+            dirty_pages: 0,
+            flying_pages: 0,
+            sweep: Sweep::Idle,
+            mark_writes: 0,
+            unknown_age: false,
+        }
     }
 
     /// Memory held (bytes).
@@ -231,13 +242,29 @@ impl<M: Memory> Tracking<M> {
     /// A coarse page's write ended well. Returns the held writes that waited for it.
     pub fn coarse_written(&mut self, page: u64) -> Queue {
         self.page_regions(page).for_each(|region| region.apply(Action::End));
-        self.coarse_ended(page)
-    }
-
-    /// A coarse page's write ended, but its marks are not to be relied on.
-    pub fn coarse_ended(&mut self, page: u64) -> Queue {
         self.flying_pages = self.flying_pages.saturating_sub(1);
         self.pages.get_mut(page as usize).map(Commit::end).unwrap_or_default()
+    }
+
+    /// A coarse page's write failed. Returns the held writes that waited for it, and whether it is
+    /// tried again; if not, its marks are not to be relied on.
+    pub fn coarse_failed(&mut self, page: u64) -> (Queue, bool) {
+        self.page_regions(page).for_each(|region| region.apply(Action::Fail));
+        self.flying_pages = self.flying_pages.saturating_sub(1);
+        let Some(commit) = self.pages.get_mut(page as usize) else { return (Queue::new(), false) };
+        let was_dirty = commit.is_dirty();
+        let waiters = commit.fail();
+        let again = commit.is_dirty();
+        if again && !was_dirty {
+            self.dirty_pages = self.dirty_pages.saturating_add(1);
+        }
+        (waiters, again)
+    }
+
+    /// The sum of the numbers of every coarse page's last write that ended well. A medium that has less
+    /// has lost one.
+    pub fn written(&self) -> u64 {
+        self.pages.iter().map(Commit::written).fold(0, u64::saturating_add)
     }
 
     fn poll_sweep(&mut self, fast: &Fast<M>, seal: Seal, out: &mut Block) -> Option<Task> {
@@ -279,7 +306,8 @@ impl<M: Memory> Tracking<M> {
         let (first, count) = Self::fine_regions(page);
         let mut any = false;
         for region in self.regions.iter_mut().skip(first).take(count) {
-            if region.state() == RegionState::Hot && (force || !region.is_touched()) {
+            let rests = force || !region.is_touched();
+            if region.state() == RegionState::Hot && rests && !region.is_kept_hot() {
                 // Round the circle of generations, or a step on it.
                 for _ in 0..if M::has(Mutant::GenerationReused) { 64 } else { 1 } {
                     region.apply(Action::Cancel);
@@ -348,13 +376,17 @@ impl<M: Memory> Tracking<M> {
     pub fn load_coarse(&mut self, page: u64, bytes: &Block, seal: Seal, mut whole: impl FnMut(u64)) {
         let sectors = COARSE_PAGE_REGIONS / COARSE_SECTOR_REGIONS;
         let mut sequences = None;
+        let (mut oldest, mut newest) = (u64::MAX, 0);
         for (place, raw) in bytes.chunks_exact(SECTOR_SIZE).enumerate() {
             let number = page.saturating_mul(sectors).saturating_add(place as u64);
             let sector = CoarseSector::parse(&super::bytes::array(raw, 0), seal.seed, seal.epoch, number);
-            if let (Some(sector), Some(commit)) = (&sector, self.pages.get_mut(page as usize)) {
-                commit.resume(sector.sequence);
-            }
             let first = number.saturating_mul(COARSE_SECTOR_REGIONS);
+            if let Some(sector) = &sector {
+                newest = sector.sequence.max(newest);
+                if first < self.geometry.regions() {
+                    oldest = sector.sequence.min(oldest);
+                }
+            }
             for at in 0..COARSE_SECTOR_REGIONS {
                 let number = first.saturating_add(at);
                 let Some(region) = self.regions.get_mut(number as usize) else { break };
@@ -374,6 +406,19 @@ impl<M: Memory> Tracking<M> {
                 self.request(page);
             }
         }
+        if oldest == u64::MAX {
+            self.unknown_age = true;
+            oldest = 0;
+        }
+        if let Some(commit) = self.pages.get_mut(page as usize) {
+            commit.resume(oldest, newest);
+        }
+    }
+
+    /// Whether the medium, as it was loaded, lacks a write of a coarse page that had ended well when the
+    /// sum was `written`. A page of which nothing can be read counts as hot, and so lacks nothing.
+    pub fn lacks(&self, written: u64) -> bool {
+        !self.unknown_age && self.written() < written
     }
 
     /// Whether a fine page must be read: for the bits of settled regions, and for the generations that
@@ -404,7 +449,9 @@ impl<M: Memory> Tracking<M> {
                 // What the next sweep writes must not be mistaken for what any sweep before a crash wrote.
                 RegionState::Hot => {
                     let used = |steps: &u8| load(region.generation_after(*steps)).is_some();
-                    if let Some(steps) = (1..GENERATIONS).rev().find(used) {
+                    if bytes.is_none() {
+                        region.keep_hot();
+                    } else if let Some(steps) = (1..GENERATIONS).rev().find(used) {
                         region.skip_generations(steps);
                         self.request(number / COARSE_PAGE_REGIONS);
                     }
