@@ -100,11 +100,11 @@ impl Commit {
     }
 
     /// The write in flight failed. Returns who waited for it; unless another attempt is wanted now,
-    /// see [`Commit::is_dirty`], the page counts as failed.
-    pub fn fail(&mut self) -> Queue {
+    /// see [`Commit::is_dirty`], the page counts as failed. `attempts` is [`ATTEMPTS`].
+    pub fn fail(&mut self, attempts: u8) -> Queue {
         self.flying = false;
         self.failures = self.failures.saturating_add(1);
-        self.dirty |= self.failures < ATTEMPTS;
+        self.dirty |= self.failures < attempts;
         core::mem::take(&mut self.current)
     }
 
@@ -152,13 +152,13 @@ mod tests {
         commit.request();
         for again in [true, true, false] {
             commit.begin();
-            commit.fail();
+            commit.fail(ATTEMPTS);
             assert_eq!(commit.is_dirty(), again);
         }
         assert_eq!(commit.written(), 0);
         commit.request();
         commit.begin();
-        commit.fail();
+        commit.fail(ATTEMPTS);
         assert!(commit.is_quiet());
         commit.request();
         commit.begin();
@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(commit.written(), 5);
         commit.request();
         commit.begin();
-        commit.fail();
+        commit.fail(ATTEMPTS);
         assert!(commit.is_dirty());
     }
 }

@@ -25,7 +25,7 @@ use super::operation::{Operation, Progress, Verify};
 use super::slab::{Queue, Slab};
 use super::state::State;
 use super::token::Token;
-use super::tracking::{self, Touch};
+use super::tracking::{self, attempts, Touch};
 use super::verdict::{Reason, Verdict};
 
 /// Zones of a large write that are seen to at a time, so that the lock is not kept long.
@@ -361,7 +361,7 @@ impl<M: Memory> Device<M> {
             let keeps_old = self.keeps_old();
             let outcome = self.try_admit(hold, keeps_old);
             // What it came to wait for may have gone with the snapshot that has just failed.
-            if keeps_old == self.keeps_old() {
+            if keeps_old == self.keeps_old() || M::has(Mutant::WaitsForFailed) {
                 return outcome;
             }
         }
@@ -494,7 +494,9 @@ impl<M: Memory> Device<M> {
 
     fn park(&mut self, at: u32, wait: Wait) {
         if let (Wait::Memory, Some(old), Some(hold)) = (&wait, &mut self.old, self.holds.get(at)) {
-            old.copies.disown(hold.write.extent);
+            if !M::has(Mutant::StarvedKeepCopies) {
+                old.copies.disown(hold.write.extent);
+            }
         }
         let queue = match wait {
             Wait::Gate => Some(&mut self.gate),
@@ -542,6 +544,7 @@ impl<M: Memory> Device<M> {
             match self.poll_operation(out) {
                 Progress::Effect(effect) => return Some(effect),
                 // The step may have made other work, which goes before the next step.
+                Progress::Step if M::has(Mutant::PollStopsEarly) => return None,
                 Progress::Step => {}
                 Progress::None => return None,
             }
@@ -681,7 +684,7 @@ impl<M: Memory> Device<M> {
     fn head_written(&mut self, file: File, result: Result<(), Errno>) {
         let Some(epoch) = self.epoch_mut(file) else { return };
         epoch.head_failed = result.is_err();
-        let mut waiters = if result.is_ok() { epoch.commit.end() } else { epoch.commit.fail() };
+        let mut waiters = if result.is_ok() { epoch.commit.end() } else { epoch.commit.fail(attempts::<M>()) };
         self.ready.append(&mut self.holds, &mut waiters);
     }
 
@@ -727,7 +730,8 @@ impl<M: Memory> Device<M> {
         }
         // Whatever of the old data and of its index was written before may be gone, and no later flush
         // would say so.
-        if let (File::Current, Err(errno), Some(old)) = (file, result, &mut self.old) {
+        let (File::Current, Err(errno), Some(old)) = (file, result, &mut self.old) else { return };
+        if !M::has(Mutant::FailedFlushIgnored) {
             old.copies.fail(errno);
             self.note_failure();
         }

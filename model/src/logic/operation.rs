@@ -212,7 +212,9 @@ impl<M: Memory> Device<M> {
         }
         // Whoever wrote it: from here on it may come back after a power cut, and accuses nobody
         // once the loss is recorded, which the same write of the record does.
-        found.epoch.record.token.admit(&found.block0);
+        if !M::has(Mutant::FoundContentForgotten) {
+            found.epoch.record.token.admit(&found.block0);
+        }
         self.current = Some(found.epoch);
         self.old = found.old;
         self.operation = Operation::Verify(Verify::Coarse { page: 0, asked: false, digest: 0 });
@@ -442,9 +444,14 @@ impl<M: Memory> Device<M> {
                 self.operation = go(Take::Thaw { asked: false, result: Err(result) });
                 None
             }
-            // Nobody may write to a file that is gone.
-            Take::Undo { asked: false, .. } if self.next.as_ref().is_some_and(|next| !next.is_quiet()) => None,
-            Take::Undo { asked: false, result } => self.ask(go(Take::Undo { asked: true, result }), Step::RemoveNext),
+            Take::Undo { asked: false, result } => {
+                // Nobody may write to a file that is gone.
+                let written = self.next.as_ref().is_some_and(|next| !next.is_quiet());
+                if written && !M::has(Mutant::RemovedWhileWritten) {
+                    return None;
+                }
+                self.ask(go(Take::Undo { asked: true, result }), Step::RemoveNext)
+            }
             _ => None,
         }
     }
@@ -605,7 +612,8 @@ impl<M: Memory> Device<M> {
                 if page >= geometry.fine_pages() {
                     // From here to the end writes are held: a few pages are written, by nobody else.
                     self.shut_gate();
-                    let fpos = self.current.as_ref()?.fpos();
+                    let epoch = self.current.as_ref()?;
+                    let fpos = if M::has(Mutant::FormerHeaderBelieved) { epoch.header.fpos } else { epoch.fpos() };
                     self.take_over();
                     let epoch = self.current.as_mut()?;
                     let header = Header { clean: false, index_only: !epoch.record.snapshot, fpos, ..epoch.header };
@@ -701,7 +709,7 @@ impl<M: Memory> Device<M> {
             record.excess_bytes = record.excess_bytes.saturating_add(geometry.region_bytes(region));
         });
         self.changed = changed;
-        if record.excess_bytes != before {
+        if record.excess_bytes != before && !M::has(Mutant::ImageKeptAfterHot) {
             self.old = None;
         }
         block.chunks_exact(SECTOR_SIZE).fold(digest, |digest, sector| {
@@ -748,7 +756,7 @@ impl<M: Memory> Device<M> {
             unknown
         });
         self.changed = changed;
-        if record.excess_bytes != before {
+        if record.excess_bytes != before && !M::has(Mutant::ImageKeptAfterHot) {
             self.old = None;
         }
     }
@@ -955,7 +963,9 @@ impl<M: Memory> Device<M> {
                 // leaves the next file as the one to reload, which must not accuse anybody.
                 if let Some(next) = &mut self.next {
                     // What it held before may come back, where that was not flushed.
-                    next.record.token = self.current.as_ref().map_or(self.noted_token, |epoch| epoch.record.token);
+                    if !M::has(Mutant::TokenBeginsAnew) {
+                        next.record.token = self.current.as_ref().map_or(self.noted_token, |epoch| epoch.record.token);
+                    }
                     next.record.token.admit(&token::hashes(block));
                     self.operation = Operation::Take(Take::Trust { ticket: next.request() });
                 }

@@ -10,7 +10,7 @@
 use core::hash::{Hash, Hasher};
 
 use super::coarse::{CoarseSector, Mark, MarkState};
-use super::commit::Commit;
+use super::commit::{Commit, ATTEMPTS};
 use super::crc32c;
 use super::fast::Fast;
 use super::fine;
@@ -249,11 +249,16 @@ impl<M: Memory> Tracking<M> {
     /// A coarse page's write failed. Returns the held writes that waited for it, and whether it is
     /// tried again; if not, its marks are not to be relied on.
     pub fn coarse_failed(&mut self, page: u64) -> (Queue, bool) {
-        self.page_regions(page).for_each(|region| region.apply(Action::Fail));
+        for region in self.page_regions(page) {
+            if region.state() == RegionState::SettleFlying && M::has(Mutant::FailedSettleHot) {
+                *region = Region::from_mark(Mark { state: MarkState::Hot, ..region.durable() });
+            }
+            region.apply(Action::Fail);
+        }
         self.flying_pages = self.flying_pages.saturating_sub(1);
         let Some(commit) = self.pages.get_mut(page as usize) else { return (Queue::new(), false) };
         let was_dirty = commit.is_dirty();
-        let waiters = commit.fail();
+        let waiters = commit.fail(attempts::<M>());
         let again = commit.is_dirty();
         if again && !was_dirty {
             self.dirty_pages = self.dirty_pages.saturating_add(1);
@@ -449,7 +454,10 @@ impl<M: Memory> Tracking<M> {
                 // What the next sweep writes must not be mistaken for what any sweep before a crash wrote.
                 RegionState::Hot => {
                     let used = |steps: &u8| load(region.generation_after(*steps)).is_some();
-                    if bytes.is_none() {
+                    if M::has(Mutant::GenerationsNotSkipped) {
+                        continue;
+                    }
+                    if bytes.is_none() && !M::has(Mutant::UnknownSettled) {
                         region.keep_hot();
                     } else if let Some(steps) = (1..GENERATIONS).rev().find(used) {
                         region.skip_generations(steps);
@@ -463,7 +471,7 @@ impl<M: Memory> Tracking<M> {
             // Reported whole, so writes into it ask for no mark any more: it must be hot, lest the
             // medium's *settled* be believed another time, when it can be read again.
             let damaged = bits.is_none();
-            if sink(number, bits) || damaged {
+            if sink(number, bits) || (damaged && !M::has(Mutant::DamagedStaysSettled)) {
                 self.note(number);
             }
         }
@@ -497,6 +505,15 @@ impl<M: Memory> Tracking<M> {
                 self.touch(number);
             }
         }
+    }
+}
+
+/// How often the write of a page is tried.
+pub fn attempts<M: Memory>() -> u8 {
+    if M::has(Mutant::OneAttempt) {
+        1
+    } else {
+        ATTEMPTS
     }
 }
 

@@ -51,6 +51,11 @@ impl std::str::FromStr for Shard {
     }
 }
 
+fn fault(text: &str) -> Result<&'static str, String> {
+    let known = || scenario::Faults::KINDS.iter().map(|(name, _)| *name);
+    known().find(|name| *name == text).ok_or_else(|| format!("known are {}", known().collect::<Vec<_>>().join(", ")))
+}
+
 fn seconds(text: &str) -> Result<u64, String> {
     match text.parse() {
         Ok(0) => Err("must be at least 1".into()),
@@ -77,6 +82,12 @@ pub struct Explore {
     /// Give these commands, once each, at any time
     #[arg(long, value_enum, value_delimiter = ',', value_name = "COMMAND,...")]
     commands: Vec<CommandName>,
+    /// Let each of these faults happen once, at any time
+    #[arg(long, value_parser = fault, value_delimiter = ',', value_name = "FAULT,...")]
+    faults: Vec<&'static str>,
+    /// Reads of the snapshot, at any time
+    #[arg(long, value_name = "R", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=4))]
+    reads: u32,
     /// Explore one part of the bound
     #[arg(long, value_name = "INDEX/COUNT", default_value = "0/1")]
     shard: Shard,
@@ -227,8 +238,12 @@ fn run_explore(arguments: &Explore) -> ExitCode {
     let mut report = explore::Report::default();
     let time = arguments.seconds.map(|seconds| Duration::from_secs(seconds) / modes.len() as u32);
     for snapshot in modes {
-        let scenario =
+        let mut scenario =
             explore::scenario(arguments.writes, arguments.blocks as usize, arguments.crashes, snapshot, &commands);
+        scenario.reads = arguments.reads;
+        for (name, budget) in scenario::Faults::KINDS {
+            *budget(&mut scenario.faults) = u32::from(arguments.faults.contains(&name));
+        }
         let shard = arguments.shard;
         report.add(explore::explore_parallel(&scenario, shard.index, shard.count, arguments.threads, time));
     }
@@ -249,6 +264,7 @@ fn run_explore(arguments: &Explore) -> ExitCode {
         report.skipped,
         if report.cut_short { "; the time was over before everything was seen" } else { "" }
     );
+    println!("outside the bound, or not reached: {}", report.coverage.missing().join(", "));
     let mut failure = serde_json::Value::Null;
     if let Some(recording) = &report.failure {
         match keep(recording, &arguments.output, "explored") {
@@ -262,7 +278,7 @@ fn run_explore(arguments: &Explore) -> ExitCode {
             json!({
                 "states": report.states, "steps": report.steps, "cuts": report.cuts, "recoveries": report.recoveries,
                 "seconds": seconds, "states_per_second": rate(report.states), "cuts_per_second": rate(report.cuts),
-                "depth": report.depth, "not_covered": report.skipped,
+                "depth": report.depth, "not_covered": report.skipped, "not_reached": report.coverage.missing(),
                 "complete": !report.cut_short && report.skipped == 0, "failure": failure,
             })
         );
@@ -284,6 +300,10 @@ fn run_fuzz(arguments: &Fuzz) -> ExitCode {
         campaign.operations,
         if campaign.failure.is_some() { "an invariant was violated" } else { "no invariant was violated" }
     );
+    let unreached = campaign.coverage.missing();
+    if !unreached.is_empty() {
+        println!("not reached: {}", unreached.join(", "));
+    }
     let mut failure = serde_json::Value::Null;
     if let Some((seed, recording)) = &campaign.failure {
         println!("seed {seed}:");
@@ -295,7 +315,14 @@ fn run_fuzz(arguments: &Fuzz) -> ExitCode {
     }
     if arguments.json {
         let (worlds, steps, operations) = (campaign.worlds, campaign.steps, campaign.operations);
-        println!("{}", json!({ "worlds": worlds, "steps": steps, "operations": operations, "failure": failure }));
+        let reached: serde_json::Map<_, _> =
+            campaign.coverage.counts().map(|(name, count)| (name.to_owned(), count.into())).collect();
+        println!(
+            "{}",
+            json!({
+                "worlds": worlds, "steps": steps, "operations": operations, "reached": reached, "failure": failure,
+            })
+        );
     }
     if campaign.failure.is_some() {
         ExitCode::FAILURE

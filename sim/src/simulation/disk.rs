@@ -6,6 +6,8 @@
 //! flushed; which, is chosen for each tear unit on its own. A flush makes durable what was complete
 //! when it was submitted, and nothing else. After a failed write or flush the content of its
 //! sectors is undefined: anything that was written may be there or not, and no later flush mends it.
+//! Every fault is off until somebody asks for it. WRITE_ZEROES and SECURE_ERASE are writes of zeroes; of
+//! a DISCARD the caller says which sectors became zeroes.
 
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
@@ -102,12 +104,25 @@ pub struct Disk {
     /// The unit that is written whole or not at all (sectors).
     tear: u64,
     flushes_ignored: bool,
+    /// What became durable, in order, if it is kept.
+    history: Option<Vec<(u64, Sector)>>,
 }
 
 impl Hash for Disk {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // Numbers that only grow are left out.
         state.write_u64(self.fingerprint);
+        self.hash_rest(state);
+    }
+}
+
+impl Disk {
+    /// A hash of what is durable.
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+
+    /// Everything but what is durable, and numbers that only grow.
+    pub fn hash_rest<H: Hasher>(&self, state: &mut H) {
         // The order counts among contents of the same sector only.
         let mut sum = 0u64;
         for (at, cached) in self.cache.iter().enumerate() {
@@ -130,7 +145,25 @@ impl Disk {
             order: 0,
             tear,
             flushes_ignored: false,
+            history: None,
         }
+    }
+
+    /// Keeps, from here on, what becomes durable.
+    pub fn keep_history(&mut self) {
+        self.history.get_or_insert_default();
+    }
+
+    /// Every sector's content that became durable since it is kept, in order.
+    pub fn history(&self) -> &[(u64, Sector)] {
+        self.history.as_deref().unwrap_or(&[])
+    }
+
+    /// The contents that were durable in a sector before the present one, the latest last.
+    pub fn former_contents(&self, sector: u64) -> Vec<Sector> {
+        let present = self.durable(sector);
+        let of_sector = self.history().iter().filter(|(at, _)| *at == sector).map(|(_, content)| content.clone());
+        of_sector.filter(|content| *content != present).collect()
     }
 
     /// A bug of the disk: flushes are acknowledged and forgotten.
@@ -155,6 +188,9 @@ impl Disk {
 
     fn store(&mut self, sector: u64, content: Sector) {
         let weight = |content: &Sector| fast_hash(&(sector, content.key()));
+        if let Some(history) = &mut self.history {
+            history.push((sector, content.clone()));
+        }
         self.fingerprint = self.fingerprint.wrapping_add(weight(&content));
         if let Some(former) = Rc::make_mut(&mut self.durable).insert(sector, content) {
             self.fingerprint = self.fingerprint.wrapping_sub(weight(&former));
@@ -237,6 +273,15 @@ impl Disk {
         self.faults.push((sector, content));
     }
 
+    /// A bug of the disk: `sector` reads as an older content of its own, which `which` picks, until it is
+    /// written again. False if there is none.
+    pub fn make_stale(&mut self, sector: u64, which: impl FnOnce(usize) -> usize) -> bool {
+        let former = self.former_contents(sector);
+        let Some(content) = former.get(if former.is_empty() { 0 } else { which(former.len()) }) else { return false };
+        self.spoil(sector, content.clone());
+        true
+    }
+
     /// Everything is well again; the truth was kept.
     pub fn heal(&mut self) {
         self.faults.clear();
@@ -302,6 +347,15 @@ impl Disk {
         for (sector, content) in survivors {
             self.store(sector, content);
         }
+    }
+
+    /// By what the fingerprint changes if these sectors become durable.
+    pub fn weigh(&self, survivors: &[(u64, Sector)]) -> u64 {
+        let weight = |sector: u64, content: &Sector| fast_hash(&(sector, content.key()));
+        survivors.iter().fold(0u64, |sum, (sector, content)| {
+            let former = self.durable.get(sector).map_or(0, |former| weight(*sector, former));
+            sum.wrapping_add(weight(*sector, content)).wrapping_sub(former)
+        })
     }
 
     /// A cut whose survivors are chosen, unit by unit.
@@ -412,6 +466,35 @@ mod tests {
         assert_eq!(disk.read(2).key(), 8);
         disk.heal();
         assert_eq!(disk.read(1).key(), 7);
+    }
+
+    #[test]
+    fn a_stale_sector_reads_as_it_once_was_until_it_is_written() {
+        let mut disk = Disk::new(1);
+        disk.keep_history();
+        for number in [7, 8, 9] {
+            disk.write(&payload(&[(1, number)]), true);
+        }
+        assert_eq!(disk.former_contents(1), [Sector::Data(7), Sector::Data(8)]);
+        assert!(disk.make_stale(1, |count| count - 1));
+        assert_eq!(disk.read(1).key(), 8);
+        assert!(!disk.make_stale(2, |_| 0), "nothing was there before");
+        disk.write(&payload(&[(1, 10)]), true);
+        assert_eq!(disk.read(1).key(), 10);
+        assert_eq!(disk.history().len(), 4);
+    }
+
+    #[test]
+    fn nothing_goes_wrong_unless_it_is_asked_for() {
+        let mut disk = Disk::new(1);
+        for number in 1..100 {
+            disk.write(&payload(&[(number % 7, number)]), number % 3 == 0);
+            assert_eq!(disk.read(number % 7).key(), number);
+            assert!(disk.undefined(number % 7).is_empty());
+        }
+        disk.flush(disk.flush_mark());
+        assert!(disk.is_clean() && disk.history().is_empty());
+        assert_eq!((0..7).map(|at| disk.read(at).key()).collect::<Vec<_>>(), [98, 99, 93, 94, 95, 96, 97]);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::choice::Odometer;
+use super::coverage::Coverage;
 use super::hash::{fast_hash, FastSet};
 use super::scenario::{Command, Op, Scenario, SCHEMA, SMALL_DEVICE};
 use super::tape::Recording;
@@ -32,6 +33,8 @@ pub struct Report {
     pub depth: u64,
     /// States at which not every power cut was tried.
     pub skipped: u64,
+    /// What the runs came to, most of any one run.
+    pub coverage: Coverage,
     /// The time was over before everything was seen.
     pub cut_short: bool,
     /// A violation.
@@ -47,12 +50,13 @@ impl Report {
         self.recoveries += other.recoveries;
         self.depth = self.depth.max(other.depth);
         self.skipped += other.skipped;
+        self.coverage.add(&other.coverage);
         self.cut_short |= other.cut_short;
         self.failure = self.failure.take().or(other.failure);
     }
 }
 
-/// The scenario of a bound.
+/// The scenario of a bound without faults and readers.
 pub fn scenario(writes: u32, blocks: usize, crashes: u32, snapshot: bool, commands: &[Command]) -> Scenario {
     let tail = SMALL_DEVICE >> 12;
     Scenario {
@@ -109,6 +113,7 @@ impl Explorer<'_> {
         }
         self.report.states += 1;
         self.report.depth = self.report.depth.max(depth);
+        self.report.coverage.raise(&world.coverage);
         self.cut(world, depth);
         let before = self.path.len();
         let mut odometer = Odometer::new();
@@ -138,15 +143,17 @@ impl Explorer<'_> {
             return;
         }
         let before = self.path.len();
-        let powerless = world.powerless();
-        let mut odometer = Odometer::new();
+        let (dead, ways) = world.cut_ways();
+        let (rest, fingerprint) = dead.cut_key();
+        let mut chosen = vec![0usize; ways.len()];
         loop {
-            let mut next = powerless.clone();
-            next.crash(&mut odometer);
             self.report.cuts += 1;
-            if self.media.insert(fast_hash(&next)) {
+            let picked = || ways.iter().zip(&chosen).map(|(way, at)| &way[*at]);
+            let durable = picked().fold(fingerprint, |sum, (weight, _)| sum.wrapping_add(*weight));
+            if self.media.insert(fast_hash(&(rest, durable))) {
+                let mut next = dead.with_survivors(picked().map(|(_, survivors)| survivors));
                 self.path.push(choice);
-                self.path.extend(odometer.taken());
+                self.path.extend(chosen.iter().map(|at| *at as u32));
                 next.check_files();
                 if next.violation.is_some() {
                     self.fail(&next);
@@ -155,11 +162,16 @@ impl Explorer<'_> {
                 } else {
                     next.recover();
                     self.report.recoveries += 1;
+                    self.report.coverage.raise(&next.coverage);
                     self.fail(&next);
                 }
                 self.path.truncate(before);
             }
-            if self.is_over() || !odometer.advance() {
+            // The next way, the last unit first.
+            let Some(at) = (0..ways.len()).rev().find(|at| chosen[*at] + 1 < ways[*at].len()) else { return };
+            chosen[at] += 1;
+            chosen[at + 1..].fill(0);
+            if self.is_over() {
                 return;
             }
         }

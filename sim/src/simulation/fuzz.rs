@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::choice::{Choice, Recorder, Seeded};
+use super::coverage::Coverage;
 use super::scenario::{Command, Faults, Op, Scenario, SCHEMA, SMALL_DEVICE};
 use super::tape::Recording;
 use super::world::{Weights, World};
@@ -33,17 +34,23 @@ pub fn swarm(seed: u64) -> (Scenario, Weights) {
     let tail = SMALL_DEVICE >> 12;
     let mut some = |all: &[u64]| -> Vec<u64> { all.iter().copied().filter(|_| random.below(3) > 0).collect() };
     let blocks = some(&[0, 1, 2, 3, 63, 64, 600, 1023, 1024, 1025, tail]);
-    let ops = some(&[0, 1, 2, 3, 4, 5, 6, 7]);
+    let ops = some(&[0, 1, 2, 3, 4, 5, 6, 7, 8]);
     let commands = some(&[0, 1, 2, 2, 3]);
-    let faults = some(&[0, 1, 2, 3, 4, 5]);
-    let faulty = random.below(2) == 1;
-    let budget = |kind: u64| u32::from(faulty && faults.contains(&kind));
+    // Each kind of fault is off in most worlds that have any, so that they meet in all combinations.
+    let mut faults = Faults::default();
+    if random.below(2) == 1 {
+        for (_, budget) in Faults::KINDS {
+            *budget(&mut faults) = if random.below(3) == 0 { 1 + random.below(3) } else { 0 };
+        }
+        // Six refusals in the wrong places leave nothing that could tell; see doc/DESIGN.md.
+        faults.full = faults.full.min(5 - faults.write);
+    }
     let mut commands: Vec<Command> = commands.iter().map(|at| Command::ALL[*at as usize]).collect();
     if random.below(12) == 0 {
         commands.push(Command::Destroy);
     }
     let tight = random.below(4);
-    let mut scenario = Scenario {
+    let scenario = Scenario {
         schema: SCHEMA,
         device_bytes: SMALL_DEVICE,
         tear: if random.below(3) == 0 { 8 } else { 1 },
@@ -61,16 +68,7 @@ pub fn swarm(seed: u64) -> (Scenario, Weights) {
         memory_blocks: if tight == 2 { 1 } else { 64 },
         holds: if tight == 3 { 1 } else { 16 },
         slow_poll: random.below(4) == 0,
-        faults: Faults {
-            write: budget(0),
-            read: budget(1),
-            flush: budget(2),
-            memory: budget(3),
-            // Where reads fail as well nothing is left that could tell a lost write.
-            lost: if faults.contains(&1) { 0 } else { budget(4) },
-            rot: budget(5),
-            full: 0,
-        },
+        faults,
         mutant: None,
     };
     let mut weight = |least: u32| least + random.below(12);
@@ -82,9 +80,6 @@ pub fn swarm(seed: u64) -> (Scenario, Weights) {
         fault: weight(1),
         crash: 1,
     };
-    // Where the record fails as well nothing is left that could tell a refused mark.
-    let full = faulty && scenario.faults.write == 0 && random.below(3) == 0;
-    scenario.faults.full = u32::from(full);
     (scenario, weights)
 }
 
@@ -110,6 +105,8 @@ pub struct Campaign {
     pub steps: u64,
     /// Block operations on the disk.
     pub operations: u64,
+    /// What they came to.
+    pub coverage: Coverage,
     /// The first failure: its seed and its tape.
     pub failure: Option<(u64, Recording)>,
 }
@@ -124,6 +121,7 @@ pub fn campaign(seed: u64, stride: u64, time: Duration) -> Campaign {
         campaign.worlds += 1;
         campaign.steps += world.steps;
         campaign.operations += world.operations;
+        campaign.coverage.add(&world.coverage);
         if world.violation.is_some() {
             campaign.failure = Some((seed, recording));
             break;

@@ -8,12 +8,14 @@
 pub mod bench;
 pub mod choice;
 pub mod commands;
+pub mod coverage;
 pub mod disk;
 pub mod explore;
 pub mod fuzz;
 pub mod hash;
 pub mod memory;
 pub mod mutant;
+pub mod origin;
 pub mod reference;
 pub mod scenario;
 pub mod supplies;

@@ -52,6 +52,16 @@ pub enum Bug {
     StaleSlot,
     /// A file whose epoch is over is accepted.
     SealedAccepted,
+    /// A write that was to be durable is held, and let go as one that is not.
+    HeldFuaDropped,
+    /// WRITE_ZEROES is taken for a hint, as a discard is.
+    ZeroesTakenForDiscard,
+    /// A damaged record slot is taken for one that was never written.
+    DamagedSlotIgnored,
+    /// After a crash the file is found only in the mode that it was in.
+    ModeInsisted,
+    /// A discard of block 0 is not told to the token, which then accuses over the zeroes.
+    DiscardUntold,
 }
 
 const ENVIRONMENT: &[(Bug, &str)] = &[
@@ -69,6 +79,11 @@ const ENVIRONMENT: &[(Bug, &str)] = &[
     (Bug::OwnBlocksTracked, "own-blocks-tracked"),
     (Bug::StaleSlot, "stale-slot"),
     (Bug::SealedAccepted, "sealed-file-accepted"),
+    (Bug::HeldFuaDropped, "held-fua-dropped"),
+    (Bug::ZeroesTakenForDiscard, "write-zeroes-taken-for-discard"),
+    (Bug::DamagedSlotIgnored, "damaged-slot-ignored"),
+    (Bug::ModeInsisted, "mode-insisted"),
+    (Bug::DiscardUntold, "discard-untold"),
 ];
 
 /// The bug of that name.
@@ -130,6 +145,56 @@ pub fn gauntlet() -> Vec<Scenario> {
             snapshot: false,
             writes: 16,
             command_count: 6,
+            ..plain.clone()
+        },
+        // What fails is tried again, and what is given up is recorded.
+        Scenario {
+            faults: Faults { write: 5, ..Faults::default() },
+            snapshot: false,
+            blocks: vec![1, 2],
+            ops: vec![Op::Write],
+            commands: vec![Command::Tick, Command::ToSnapshot],
+            untracked: 0,
+            ..plain.clone()
+        },
+        // Old data that a failed flush took away.
+        Scenario {
+            faults: Faults { flush: 2, ..Faults::default() },
+            commands: vec![Command::Tick, Command::Close],
+            reads: 12,
+            untracked: 0,
+            ..plain.clone()
+        },
+        // A loss, once recorded, survives damage and later power cuts.
+        Scenario {
+            faults: Faults { rot: 3, ..Faults::default() },
+            snapshot: false,
+            untracked: 1,
+            crashes: 3,
+            writes: 4,
+            ..plain.clone()
+        },
+        // Block 0 only, whose former contents come back.
+        Scenario {
+            blocks: vec![0],
+            untracked: 0,
+            crashes: 3,
+            commands: vec![Command::ToIncremental, Command::ToSnapshot],
+            ops: vec![Op::Write, Op::Discard, Op::Flush],
+            ..plain.clone()
+        },
+        // Fine pages that cannot be read, and then are not written.
+        Scenario {
+            faults: Faults { read: 2, lost: 2, rot: 1, write: 1, ..Faults::default() },
+            snapshot: false,
+            blocks: vec![1, 2, 3],
+            ops: vec![Op::Write],
+            writes: 12,
+            commands: vec![Command::Tick],
+            command_count: 8,
+            crashes: 3,
+            untracked: 0,
+            reads: 0,
             ..plain
         },
     ]
@@ -172,6 +237,18 @@ pub(super) fn hide_newest_record(head: &mut Block) {
     let seed = Identity::parse(&hidden).ok().flatten().map(|identity| identity.seed());
     if seed.is_some_and(|seed| Record::parse(&hidden, seed) != Err(Malformed::Record)) {
         *head = hidden;
+    }
+}
+
+/// Makes a record slot that was written and is not valid look as if it never was.
+pub(super) fn hide_damage(head: &mut Block) {
+    let Some(seed) = Identity::parse(head).ok().flatten().map(|identity| identity.seed()) else { return };
+    for at in [512, 1024] {
+        let mut alone = *head;
+        put(&mut alone, 1536 - at, &[0; 512]);
+        if Record::parse(&alone, seed).is_err() {
+            put(head, at, &[0; 512]);
+        }
     }
 }
 

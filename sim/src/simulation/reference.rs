@@ -107,7 +107,11 @@ pub struct CowFile {
     /// A false accusation would be excusable.
     doubtful: bool,
     block0_writes: u32,
-    /// The record could not be written, so a loss may be unrecorded.
+    /// Coarse pages whose last write the medium acknowledged and does not show.
+    blind: Vec<u64>,
+    /// What that comes to at the next verification.
+    expected_loss: Option<bool>,
+    /// The medium shows nothing of what it lost: nobody could tell.
     forgiven: bool,
     expected_excess: Option<u64>,
 }
@@ -129,6 +133,8 @@ impl CowFile {
             untracked: false,
             doubtful: false,
             block0_writes: 0,
+            blind: Vec::new(),
+            expected_loss: None,
             forgiven: false,
             expected_excess: None,
         }
@@ -202,21 +208,38 @@ impl CowFile {
         self.doubtful |= unverified;
     }
 
-    /// Block 0 is to be erased: from then on the token trusts nothing it may hold.
-    pub fn block0_erased(&mut self) {
-        self.doubtful = true;
-    }
-
     /// Somebody wrote without the module.
     pub fn written_behind_our_back(&mut self, block: u64) {
         self.ask(Extent { first: block, count: 1 });
         self.untracked = true;
     }
 
-    /// A write of the record failed.
+    /// A write of the record failed, and with it perhaps the token.
     pub fn head_failed(&mut self) {
-        self.forgiven = true;
         self.doubtful = true;
+    }
+
+    /// The medium does not show the newest record; whether that says that the list is lost.
+    pub fn head_lost(&mut self, says_lost: bool) {
+        self.doubtful = true;
+        self.forgiven |= says_lost;
+    }
+
+    /// The medium does not show a write of a coarse page that it acknowledged.
+    pub fn mark_lost(&mut self, page: u64) {
+        if !self.blind.contains(&page) {
+            self.blind.push(page);
+        }
+    }
+
+    /// A coarse page was written: it has every mark.
+    pub fn mark_made(&mut self, page: u64) {
+        self.blind.retain(|blind| *blind != page);
+    }
+
+    /// Of a medium that lost marks, as it is found: whether the record tells.
+    pub fn expects_loss(&self) -> Option<bool> {
+        self.expected_loss
     }
 
     /// Takes over what the token of the former file could not know of block 0.
@@ -225,23 +248,30 @@ impl CowFile {
         self.block0_writes += former.block0_writes;
     }
 
-    /// Whether a failed record excuses this file.
+    /// Whether nobody could have told what the medium lost.
     pub fn is_forgiven(&self) -> bool {
         self.forgiven
     }
 
-    /// The power failed.
-    pub fn crashed(&mut self) {
+    /// The power failed. Returns whether writes were forgotten that came before the file was known.
+    pub fn crashed(&mut self) -> bool {
         self.was_cut = true;
-        // Written before anybody knew the file, and nobody remembers: only block 0 could tell.
+        let forgotten = self.forget_noted();
+        if !self.closed || forgotten {
+            self.snapshot = false;
+        }
+        forgotten
+    }
+
+    /// Nothing is marked any more: what was written before anybody knew the file nobody will remember,
+    /// and only block 0 could tell.
+    pub fn forget_noted(&mut self) -> bool {
         let forgotten = !self.noted.0.is_empty();
         self.noted.0.clear();
         self.doubtful |= forgotten;
         // They may have put a trusted superblock over the traces of somebody else.
         self.untracked &= !forgotten;
-        if !self.closed || forgotten {
-            self.snapshot = false;
-        }
+        forgotten
     }
 
     /// It was verified.
@@ -253,17 +283,24 @@ impl CowFile {
         }
     }
 
-    /// The most that a recovery of what the medium says now may report too much.
-    pub fn expect_excess(&mut self, finding: &Finding, geometry: Geometry, page: impl Fn(u64) -> Block) {
+    /// What a recovery of what the medium says now has to come to.
+    pub fn expect(&mut self, finding: &Finding, geometry: Geometry, page: impl Fn(u64) -> Block) {
         let seed = finding.identity.seed();
-        let marks = marks(geometry, seed, finding.header.seqid, page);
-        let hot: u64 = marks
-            .iter()
+        let found = sectors(geometry, seed, finding.header.seqid, page);
+        let hot: u64 = marks(geometry, &found)
             .enumerate()
             .filter(|(_, mark)| mark.is_some_and(|mark| mark.state == MarkState::Hot))
             .map(|(region, _)| geometry.region_bytes(region as u64))
             .sum();
         self.expected_excess = Some(hot + finding.record.excess_bytes);
+        self.expected_loss = (!self.blind.is_empty()).then(|| match finding.record.closed {
+            Some(_) => true,
+            None => {
+                let pages = found.chunks(8).map(|page| page.iter().flatten().map(|sector| sector.sequence).min());
+                pages.sum::<Option<u64>>().is_some_and(|sum| sum < finding.record.marks)
+            }
+        });
+        self.forgiven |= self.expected_loss == Some(false);
     }
 
     /// I1 and I2 of the bits in memory.
@@ -295,23 +332,26 @@ impl CowFile {
     }
 
     /// I1, I2 and I6 right after a verification.
-    pub fn check_recovery(&mut self, device: &Device<Simulated>, faults: bool) -> Result<(), Violation> {
+    pub fn check_recovery(&mut self, device: &Device<Simulated>, may_lose: bool) -> Result<(), Violation> {
         if self.forgiven {
             return Ok(());
         }
         let verdict = device.verdict();
+        if self.expected_loss.take() == Some(true) && !matches!(verdict, Verdict::Lost(_)) {
+            return violation("I1", format!("the medium has lost marks, and it says {verdict:?}"));
+        }
         if self.untracked && !matches!(verdict, Verdict::Lost(_)) {
             return violation("I1", format!("somebody wrote without the module, and it says {verdict:?}"));
         }
         match verdict {
-            Verdict::Lost(Reason::UntrackedWrites) if self.untracked || self.doubtful || faults => {}
-            Verdict::Lost(_) if faults => {}
+            Verdict::Lost(Reason::UntrackedWrites) if self.untracked || self.doubtful || may_lose => {}
+            Verdict::Lost(_) if may_lose => {}
             Verdict::Lost(reason) => {
                 return violation("I2", format!("nothing is wrong, and the list is lost: {}", reason.text()));
             }
             _ => {
                 let stated = device.epoch().map_or(0, |epoch| epoch.record.excess_bytes);
-                if let Some(expected) = self.expected_excess.take().filter(|expected| stated > *expected && !faults) {
+                if let Some(expected) = self.expected_excess.take().filter(|expected| stated > *expected && !may_lose) {
                     let text = format!("recovery gives up {stated} bytes, the marks only {expected}");
                     return violation("I2", text);
                 }
@@ -321,7 +361,13 @@ impl CowFile {
     }
 
     /// I1 of a finished index, and its counter, read as the C driver's `update-img` reads it.
-    pub fn check_index(&self, header: &Header, page: impl Fn(u64) -> Block) -> Result<(), Violation> {
+    /// `may_be_short`: a write of the index may have been lost.
+    pub fn check_index(
+        &self,
+        header: &Header,
+        may_be_short: bool,
+        page: impl Fn(u64) -> Block,
+    ) -> Result<(), Violation> {
         if !self.begun || self.forgiven {
             return Ok(());
         }
@@ -339,10 +385,15 @@ impl CowFile {
                 }
             }
         }
+        let short = header.index_only && header.changed_blocks.is_some_and(|counted| counted > reported);
+        // Which whoever applies the list sees, and refuses it.
+        if short && may_be_short {
+            return Ok(());
+        }
         if let Some(block) = self.submitted.0.iter().find(|block| !found.contains(**block)) {
             return violation("I1", format!("block {block} was written and is not in the finished index"));
         }
-        if header.index_only && header.changed_blocks.is_some_and(|counted| counted > reported) {
+        if short {
             let counted = header.changed_blocks;
             return violation("I2", format!("the header counts {counted:?} blocks, the index has {reported}"));
         }
@@ -351,7 +402,7 @@ impl CowFile {
 
     /// I1 of the marks on the medium, of any file that is or was tracked into.
     pub fn check_sealed(&self, head: &Block, geometry: Geometry, page: impl Fn(u64) -> Block) -> Result<(), Violation> {
-        if !self.begun || self.forgiven || self.untracked || self.submitted.0.is_empty() {
+        if !self.begun || self.forgiven || self.untracked || self.submitted.0.is_empty() || !self.blind.is_empty() {
             return Ok(());
         }
         let Ok(Some(identity)) = Identity::parse(head) else { return Ok(()) };
@@ -360,7 +411,8 @@ impl CowFile {
         if record.phase == Phase::Prepared || record.lost.is_some() {
             return Ok(());
         }
-        let marks = marks(geometry, seed, record.epoch, &page);
+        let found = sectors(geometry, seed, record.epoch, &page);
+        let marks: Vec<Option<Mark>> = marks(geometry, &found).collect();
         let mut fine_page: Option<(u64, Block)> = None;
         for block in &self.submitted.0 {
             let region = block / REGION_BLOCKS;
@@ -389,22 +441,24 @@ impl CowFile {
     }
 }
 
-/// The marks on the medium; `None` for those of a damaged sector.
-fn marks(geometry: Geometry, seed: u32, epoch: u64, page: impl Fn(u64) -> Block) -> Vec<Option<Mark>> {
-    let mut marks = Vec::with_capacity(geometry.regions() as usize);
-    let sectors = geometry.regions().div_ceil(COARSE_SECTOR_REGIONS);
+/// The coarse sectors on the medium that have regions; `None` for a damaged one.
+fn sectors(geometry: Geometry, seed: u32, epoch: u64, page: impl Fn(u64) -> Block) -> Vec<Option<CoarseSector>> {
     let mut bytes = [0; 4096];
-    for number in 0..sectors {
+    let parse = |number: u64| {
         if number % 8 == 0 {
             bytes = page(geometry.coarse_block() + number / 8);
         }
         let at = (number % 8) as usize * SECTOR_SIZE;
         let raw: [u8; SECTOR_SIZE] = bytes[at..at + SECTOR_SIZE].try_into().unwrap_or([0; SECTOR_SIZE]);
-        let sector = CoarseSector::parse(&raw, seed, epoch, number);
-        let left = geometry.regions() - number * COARSE_SECTOR_REGIONS;
-        for at in 0..left.min(COARSE_SECTOR_REGIONS) as usize {
-            marks.push(sector.and_then(|sector| Mark::from_byte(sector.marks[at])));
-        }
-    }
-    marks
+        CoarseSector::parse(&raw, seed, epoch, number)
+    };
+    (0..geometry.regions().div_ceil(COARSE_SECTOR_REGIONS)).map(parse).collect()
+}
+
+/// The mark of every region; `None` for those of a damaged sector.
+fn marks(geometry: Geometry, sectors: &[Option<CoarseSector>]) -> impl Iterator<Item = Option<Mark>> + '_ {
+    (0..geometry.regions()).map(|region| {
+        let sector = sectors.get((region / COARSE_SECTOR_REGIONS) as usize)?.as_ref()?;
+        Mark::from_byte(sector.marks[(region % COARSE_SECTOR_REGIONS) as usize])
+    })
 }

@@ -4,6 +4,7 @@
 //! Invariant: a scenario read from a file was checked field by field; see doc/TESTING.md for the
 //! format, which is versioned.
 
+use model::commit::ATTEMPTS;
 use serde::{Deserialize, Serialize};
 
 /// The version of the format.
@@ -29,11 +30,14 @@ pub enum Op {
     Disk,
     /// WRITE of two blocks, the second one the next.
     Pair,
+    /// FLUSH of the volume: what was acknowledged before is on the medium after it.
+    Flush,
 }
 
 impl Op {
     /// All of them.
-    pub const ALL: [Op; 8] = [Op::Write, Op::Fua, Op::Nowait, Op::Zeroes, Op::Discard, Op::Secure, Op::Disk, Op::Pair];
+    pub const ALL: [Op; 9] =
+        [Op::Write, Op::Fua, Op::Nowait, Op::Zeroes, Op::Discard, Op::Secure, Op::Disk, Op::Pair, Op::Flush];
 }
 
 /// A command to the driver.
@@ -62,7 +66,7 @@ impl Command {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Faults {
-    /// A write to the copy-on-write file fails.
+    /// A write to the origin or to the copy-on-write file fails (EIO): parts of it may be there.
     pub write: u32,
     /// A read of the origin or of the file fails.
     pub read: u32,
@@ -70,12 +74,53 @@ pub struct Faults {
     pub flush: u32,
     /// Memory is refused.
     pub memory: u32,
-    /// A write to the file is acknowledged and never made.
+    /// A write of the file's header, marks or index is acknowledged and never made.
     pub lost: u32,
     /// A sector of the file rots.
     pub rot: u32,
     /// The file system under the file has no room (ENOSPC): nothing is written.
     pub full: u32,
+    /// A write of the file's header or marks is acknowledged and made in another one's place.
+    pub misdirected: u32,
+    /// A sector of the file reads as it was some writes ago.
+    pub stale: u32,
+    /// An I/O hangs: it ends when the faults do, or never.
+    pub hang: u32,
+    /// The disk is pulled out: whatever is on its way fails, and so does all that follows until a boot.
+    pub removal: u32,
+}
+
+/// A kind of fault: its name, and how its number is reached.
+pub type FaultKind = (&'static str, fn(&mut Faults) -> &mut u32);
+
+impl Faults {
+    /// All kinds, by the names they have in a scenario.
+    pub const KINDS: [FaultKind; 11] = [
+        ("write", |faults| &mut faults.write),
+        ("read", |faults| &mut faults.read),
+        ("flush", |faults| &mut faults.flush),
+        ("memory", |faults| &mut faults.memory),
+        ("lost", |faults| &mut faults.lost),
+        ("rot", |faults| &mut faults.rot),
+        ("full", |faults| &mut faults.full),
+        ("misdirected", |faults| &mut faults.misdirected),
+        ("stale", |faults| &mut faults.stale),
+        ("hang", |faults| &mut faults.hang),
+        ("removal", |faults| &mut faults.removal),
+    ];
+
+    /// Whether what happened, from `all` to these that are left, may cost the list: a write or read of
+    /// the file that did not do what it said. Nothing else is an excuse.
+    pub fn may_lose(&self, all: &Faults) -> bool {
+        let used = |kind: fn(&Faults) -> u32| kind(all) > kind(self);
+        used(|faults| faults.read)
+            || used(|faults| faults.lost)
+            || used(|faults| faults.rot)
+            || used(|faults| faults.misdirected)
+            || used(|faults| faults.stale)
+            // A mark is given up after as many failures.
+            || all.write + all.full >= self.write + self.full + u32::from(ATTEMPTS)
+    }
 }
 
 /// What may happen.

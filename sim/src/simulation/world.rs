@@ -23,17 +23,24 @@ use model::slab::Slab;
 use model::state::State;
 use model::token::{self, Hashes, UNKNOWN, UNTOUCHED};
 
+mod fault;
+
 use super::choice::Choice;
+use super::coverage::{Coverage, Event};
 use super::disk::{Candidates, Disk, Payload, Sector, BLOCK_SECTORS};
 use super::hash::{fast_hash, FastMap};
 use super::memory::{select, Simulated};
 use super::mutant::{self, Bug};
+use super::origin::Origin as Held;
 use super::reference::{self, Content, CowFile, Violation};
 use super::scenario::{Command, Op, Scenario};
 use super::supplies;
 
 /// Sectors by which files lie apart on the disk.
 const AREA: u64 = 1 << 32;
+
+/// Sectors that survive a power cut.
+pub type Survivors = Vec<(u64, Sector)>;
 
 /// A write of somebody.
 #[derive(Clone, Debug, Hash)]
@@ -55,27 +62,59 @@ impl Bio {
             op => op,
         }
     }
-
-    /// Nobody knows what it leaves of the superblock.
-    fn erases_block0(&self) -> bool {
-        self.extent.first == 0 && matches!(self.op, Op::Discard | Op::Secure)
-    }
 }
 
 /// Something on its way.
 #[derive(Clone, Debug, Hash)]
 enum Io {
-    Bio { bio: Bio, payload: Payload },
-    ReadOrigin { copy: u32, extent: Extent },
-    StoreCopy { copy: u32, payload: Payload },
-    Page { role: File, page: Page, payload: Payload, durable: bool },
-    ReadPage { file: usize, page: Page, block: u64 },
-    Flush { role: File, mark: u64 },
+    Bio {
+        bio: Bio,
+        payload: Payload,
+    },
+    ReadOrigin {
+        copy: u32,
+        extent: Extent,
+    },
+    StoreCopy {
+        copy: u32,
+        payload: Payload,
+    },
+    Page {
+        role: File,
+        page: Page,
+        payload: Payload,
+        durable: bool,
+    },
+    ReadPage {
+        file: usize,
+        page: Page,
+        block: u64,
+    },
+    Flush {
+        role: File,
+        mark: u64,
+        origin: u64,
+    },
+    /// A flush of the volume by somebody.
+    OriginFlush {
+        mark: u64,
+        origin: u64,
+    },
     Provide,
     Step(Step),
-    SnapshotOrigin { reader: u32, block: u64 },
-    SnapshotCopy { copy: u32 },
-    SnapshotFile { block: u64, file_block: u64 },
+    SnapshotOrigin {
+        reader: u32,
+        block: u64,
+    },
+    SnapshotCopy {
+        copy: u32,
+    },
+    SnapshotFile {
+        block: u64,
+        file_block: u64,
+    },
+    /// It does not end before the faults do.
+    Hung(Box<Io>),
 }
 
 /// What can happen next.
@@ -99,8 +138,16 @@ enum Action {
     Full(usize),
     /// A write is acknowledged and never made.
     Lose(usize),
+    /// A write is acknowledged and made elsewhere.
+    Misdirect(usize),
+    /// An I/O hangs.
+    Hang(usize),
     /// A sector of the tracking rots.
     Rot,
+    /// A sector of the tracking reads as it once was.
+    Stale,
+    /// The disk is pulled out.
+    Remove,
     /// Somebody writes while the module is not there.
     Untracked,
     /// The power fails.
@@ -136,6 +183,10 @@ pub struct World {
     bug: Option<Bug>,
     geometry: Geometry,
     disk: Disk,
+    /// The disk was pulled out.
+    gone: bool,
+    /// What the origin must hold.
+    origin: Held,
     device: Option<Machine>,
     /// All files that were made, the present ones' places in it.
     files: Vec<CowFile>,
@@ -171,6 +222,8 @@ pub struct World {
     pub steps: u64,
     /// Block operations carried out on the disk.
     pub operations: u64,
+    /// What it came to.
+    pub coverage: Coverage,
     more_to_poll: bool,
 }
 
@@ -192,6 +245,15 @@ impl Clone for World {
 impl Hash for World {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.disk.hash(state);
+        self.origin.hash(state);
+        self.hash_rest(state);
+    }
+}
+
+impl World {
+    /// Everything but the disk and the origin.
+    fn hash_rest<H: Hasher>(&self, state: &mut H) {
+        self.gone.hash(state);
         if let Some(machine) = &self.device {
             machine.0.hash(state);
         }
@@ -208,6 +270,7 @@ impl Hash for World {
     }
 }
 
+/// Adds a line to the trace, if one is kept.
 macro_rules! note {
     ($world:expr, $($text:tt)*) => {
         if let Some(trace) = &mut $world.trace {
@@ -215,6 +278,8 @@ macro_rules! note {
         }
     };
 }
+
+use note;
 
 impl World {
     /// The world at the beginning of a scenario, with its snapshot taken.
@@ -229,10 +294,15 @@ impl World {
         if bug == Some(Bug::FlushIgnored) {
             disk.ignore_flushes();
         }
+        if scenario.faults.stale > 0 {
+            disk.keep_history();
+        }
         let mut world = World {
             bug,
             geometry,
             disk,
+            gone: false,
+            origin: Held::default(),
             device: None,
             files: Vec::new(),
             current: None,
@@ -257,6 +327,7 @@ impl World {
             trace: None,
             steps: 0,
             operations: 0,
+            coverage: Coverage::default(),
             more_to_poll: false,
             scenario: Rc::new(scenario.clone()),
         };
@@ -264,6 +335,7 @@ impl World {
         for block in reference::interesting(scenario, geometry) {
             let payload = world.payload_at(0, block, &content(1_000 + block, block));
             world.disk.write(&payload, true);
+            world.origin.set(&payload);
         }
         world.device = Some(Machine(world.fresh_device(State::ACTIVE_SNAPSHOT)));
         world.take_snapshot();
@@ -290,6 +362,8 @@ impl World {
             bug: self.bug,
             geometry: self.geometry,
             disk: self.disk.clone(),
+            gone: self.gone,
+            origin: self.origin.clone(),
             device: None,
             files: self.files.clone(),
             current: self.current,
@@ -314,6 +388,7 @@ impl World {
             trace: self.trace.clone(),
             steps: self.steps,
             operations: self.operations,
+            coverage: self.coverage,
             more_to_poll: self.more_to_poll,
         }
     }
@@ -395,16 +470,21 @@ impl World {
                 let bio = self.waiting.remove(at);
                 match how {
                     Release::Submit => self.submit(bio),
-                    Release::Complete => {}
+                    Release::Complete => self.complete_unsubmitted(&bio),
                 }
             }
             Effect::ReadOrigin { copy, extent } => self.pending.push(Io::ReadOrigin { copy, extent }),
             Effect::StoreCopy { copy, extent, file_block } => self.store_copy(copy, extent, file_block),
             Effect::DropCopy { copy } => {
-                if self.pending.iter().any(|io| matches!(io, Io::SnapshotCopy { copy: read } if *read == copy)) {
+                if self.pending.iter().any(|io| matches!(io.inner(), Io::SnapshotCopy { copy: read } if *read == copy))
+                {
                     self.fail("I3", format!("copy {copy} is dropped while a reader uses it"));
                 }
-                if self.pending.iter().any(|io| matches!(io, Io::ReadOrigin { copy: read, .. } if *read == copy)) {
+                if self
+                    .pending
+                    .iter()
+                    .any(|io| matches!(io.inner(), Io::ReadOrigin { copy: read, .. } if *read == copy))
+                {
                     self.fail("I4", format!("copy {copy} is dropped while the origin is read into it"));
                 }
                 self.memory.retain(|(at, _)| *at != copy);
@@ -428,8 +508,8 @@ impl World {
                 None => self.fail("I4", format!("{page:?} of {role:?}: there is no such file")),
             },
             Effect::Flush { file: role } => {
-                let mark = self.disk.flush_mark();
-                self.pending.push(Io::Flush { role, mark });
+                let (mark, origin) = (self.disk.flush_mark(), self.origin.flush_mark());
+                self.pending.push(Io::Flush { role, mark, origin });
             }
             Effect::ProvidePage => self.pending.push(Io::Provide),
             Effect::WakeReaders => {
@@ -453,7 +533,7 @@ impl World {
                     }
                     Step::RemoveNext => {
                         let role = File::Next;
-                        if self.pending.iter().any(|io| matches!(io, Io::Page { role: r, .. } if *r == role)) {
+                        if self.pending.iter().any(|io| matches!(io.inner(), Io::Page { role: r, .. } if *r == role)) {
                             self.fail("I4", "the next file is removed while it is being written".into());
                         }
                         self.next = None;
@@ -488,7 +568,7 @@ impl World {
             Some(Command::Close) => self.power_off(result.is_ok()),
             Some(Command::Destroy) => {
                 self.device = None;
-                self.pending.retain(|io| matches!(io, Io::Bio { .. }));
+                self.pending.retain(|io| matches!(io.inner(), Io::Bio { .. } | Io::OriginFlush { .. }));
                 for bio in std::mem::take(&mut self.waiting) {
                     self.fail("I4", format!("write {} is left behind by destroy", bio.id));
                 }
@@ -500,14 +580,20 @@ impl World {
         }
     }
 
+    /// Whether a fault has happened.
     fn had_faults(&self) -> bool {
-        self.faults != self.scenario.faults || self.scenario.faults != super::scenario::Faults::default()
+        self.faults != self.scenario.faults
     }
 
     /// The machine is switched off in order: what was held is never written.
     fn power_off(&mut self, in_order: bool) {
         self.device = None;
-        self.pending.clear();
+        self.gone = false;
+        for io in std::mem::take(&mut self.pending) {
+            if let Io::Bio { payload, .. } = io.inner() {
+                self.origin.end(payload, false, false);
+            }
+        }
         self.waiting.clear();
         self.readers.clear();
         self.memory.clear();
@@ -610,17 +696,25 @@ impl World {
         if extent.first == 0 && extent.count > 0 {
             let contents = content(number, 0);
             block0 = std::array::from_fn(|at| match op {
+                Op::Discard if self.has(Bug::DiscardUntold) => UNTOUCHED,
                 Op::Discard | Op::Secure => UNKNOWN,
                 Op::Zeroes => sector_hash(&Sector::ZERO),
                 _ => sector_hash(&contents[at]),
             });
         }
-        let kind = if op == Op::Discard { Kind::Discard } else { Kind::Change };
+        let hint = op == Op::Discard || (op == Op::Zeroes && self.has(Bug::ZeroesTakenForDiscard));
+        let kind = if hint { Kind::Discard } else { Kind::Change };
         Write { extent, kind, nowait: op == Op::Nowait, block0 }
     }
 
     fn arrive(&mut self, choice: &mut impl Choice) {
         let op = self.scenario.ops[choice.below(self.scenario.ops.len() as u32) as usize];
+        if op == Op::Flush {
+            self.writes -= 1;
+            note!(self, "a flush of the volume");
+            let (mark, origin) = (self.disk.flush_mark(), self.origin.flush_mark());
+            return self.pending.push(Io::OriginFlush { mark, origin });
+        }
         let block = self.scenario.blocks[choice.below(self.scenario.blocks.len() as u32) as usize];
         let count = if op == Op::Pair && block + 1 < self.geometry.blocks() { 2 } else { 1 };
         let bio = Bio { id: self.next_bio, op, extent: Extent { first: block, count }, full: false };
@@ -633,9 +727,6 @@ impl World {
     fn admit(&mut self, bio: Bio) {
         if let Some(current) = self.current {
             self.files[current].ask(bio.extent);
-            if bio.erases_block0() {
-                self.files[current].block0_erased();
-            }
         }
         let unseen = match bio.op {
             Op::Zeroes => self.has(Bug::ZeroesUnseen),
@@ -651,29 +742,53 @@ impl World {
         let tail = self.geometry.device_bytes() >> BLOCK_SHIFT;
         let unseen = unseen || (self.has(Bug::TailForgotten) && seen.first == tail);
         let write = self.describe_write(bio.op, seen, bio.id);
+        let keeps_fua = self.scenario.tear_data && !self.has(Bug::HeldFuaDropped);
         let Some(machine) = &mut self.device else { return self.submit(bio) };
         if unseen || machine.0.fast().passes(seen) {
             return self.submit(bio);
         }
         match machine.0.write(bio.id, write) {
             Admission::Submit => self.submit(bio),
-            Admission::Complete => note!(self, "  completed without being submitted"),
-            Admission::Held => self.waiting.push(Bio { op: bio.class(), ..bio }),
-            Admission::Again => note!(self, "  EAGAIN"),
-            Admission::Full => self.waiting.push(Bio { full: true, ..bio }),
+            Admission::Complete => self.complete_unsubmitted(&bio),
+            // That it was to be durable counts only where the data's power cuts are looked at.
+            Admission::Held => self.waiting.push(Bio { op: if keeps_fua { bio.op } else { bio.class() }, ..bio }),
+            Admission::Again => {
+                self.coverage.note(Event::Again);
+                note!(self, "  EAGAIN");
+            }
+            Admission::Full => {
+                self.coverage.note(Event::Crowded);
+                self.waiting.push(Bio { full: true, ..bio });
+            }
         }
         self.pump();
+    }
+
+    /// I4: only a discard, which is a hint, ends without having gone to the disk.
+    fn complete_unsubmitted(&mut self, bio: &Bio) {
+        note!(self, "  write {} is completed without being submitted", bio.id);
+        self.coverage.note(Event::Completed);
+        if bio.op != Op::Discard {
+            self.fail("I4", format!("write {} is completed, and was never made", bio.id));
+        }
     }
 
     fn submit(&mut self, mut bio: Bio) {
         if bio.extent.count == 0 {
             return;
         }
-        bio.op = bio.class();
+        if !self.scenario.tear_data {
+            bio.op = bio.class();
+        }
         note!(self, "  write {} goes to the disk", bio.id);
         if let (Some(current), Some(machine)) = (self.current, &self.device) {
             let unverified = machine.0.state().unverified;
-            self.files[current].submit(bio.extent, unverified);
+            // What goes to a disk that is not there changes nothing on it.
+            if self.gone {
+                self.files[current].ask(bio.extent);
+            } else {
+                self.files[current].submit(bio.extent, unverified);
+            }
             if bio.extent.first == 0 {
                 self.files[current].block0_written(unverified);
             }
@@ -684,6 +799,9 @@ impl World {
             let base = self.sector(0, block);
             let new = if zero { vec![Sector::ZERO; sectors_of(block) as usize].into() } else { content(bio.id, block) };
             sectors.extend(new.iter().enumerate().map(|(at, sector)| (base + at as u64, sector.clone())));
+        }
+        if !self.gone {
+            self.origin.begin(&sectors);
         }
         self.pending.push(Io::Bio { bio, payload: Rc::new(sectors) });
     }
@@ -697,19 +815,25 @@ impl World {
         match look {
             Look::Origin(_) => {
                 let reader = self.next_bio as u32;
+                self.coverage.note(Event::ReadOrigin);
                 self.pending.push(Io::SnapshotOrigin { reader, block });
             }
             Look::Copy { copy, at, .. } => {
                 let found = self.memory.iter().find(|(held, _)| *held == copy);
                 let found = found.and_then(|(_, contents)| contents.get(at as usize)).cloned();
+                self.coverage.note(Event::ReadCopy);
                 self.pending.push(Io::SnapshotCopy { copy });
                 self.compare(block, found.as_ref());
             }
-            Look::File { block: file_block, .. } => self.pending.push(Io::SnapshotFile { block, file_block }),
+            Look::File { block: file_block, .. } => {
+                self.coverage.note(Event::ReadFile);
+                self.pending.push(Io::SnapshotFile { block, file_block });
+            }
             // The files are on a disk of their own.
             Look::Zero(_) => self.fail("I3", format!("block {block} of the snapshot is excluded")),
             Look::Wait => self.readers.push(block),
             Look::Failed(_) => {
+                self.coverage.note(Event::ReadFailed);
                 let snapshot = self.current.is_some_and(|current| self.files[current].snapshot_must_hold());
                 let full = self.scenario.data_blocks < 16;
                 if snapshot && !self.had_faults() && !full && self.command.is_none() {
@@ -768,8 +892,7 @@ impl World {
         let doubted = doubted.collect();
         let former = self.former.map(|former| self.files[former].clone());
         let asked: Vec<Extent> = self.waiting.iter().map(|bio| bio.extent).collect();
-        let erased = self.waiting.iter().any(Bio::erases_block0);
-        if self.pending.iter().any(|io| matches!(io, Io::Bio { .. })) && !self.has(Bug::DrainSkipped) {
+        if self.pending.iter().any(|io| matches!(io.inner(), Io::Bio { .. })) && !self.has(Bug::DrainSkipped) {
             self.fail("I3", "a write is in flight at the instant of the snapshot".into());
         }
         let file = &mut self.files[current];
@@ -779,9 +902,6 @@ impl World {
             file.inherit(&former);
         }
         asked.into_iter().for_each(|extent| file.ask(extent));
-        if erased {
-            file.block0_erased();
-        }
         // What slipped through belongs to the new epoch as far as anybody can tell.
         let flying: Vec<Extent> = self.pending.iter().filter_map(Io::write_extent).collect();
         flying.into_iter().for_each(|extent| self.files[current].submit(extent, false));
@@ -834,13 +954,20 @@ impl World {
 
     /// What a power cut now leaves in doubt.
     fn doubts(&self) -> Vec<Candidates> {
-        let flying: Vec<Payload> = self.pending.iter().filter_map(|io| io.payload().cloned()).collect();
+        self.doubts_with(&self.flying())
+    }
+
+    fn flying(&self) -> Vec<Payload> {
+        self.pending.iter().filter_map(|io| io.payload().cloned()).collect()
+    }
+
+    fn doubts_with(&self, flying: &[Payload]) -> Vec<Candidates> {
         let all = self.scenario.tear_data;
         let index = self.geometry.coarse_block() * BLOCK_SECTORS;
         let marks = self.geometry.regions().div_ceil(COARSE_SECTOR_REGIONS);
         let fine = self.geometry.fine_block() * BLOCK_SECTORS;
         let data = self.geometry.data_block() * BLOCK_SECTORS;
-        self.disk.doubts(&flying, |sector| {
+        self.disk.doubts(flying, |sector| {
             let (area, at) = (sector / AREA, sector % AREA);
             // Recovery reads the files' metadata and block 0, and of the coarse pages the sectors that
             // have regions; nothing else decides what it does.
@@ -851,23 +978,86 @@ impl World {
 
     /// The power fails; the source chooses what is left of every sector in doubt.
     pub fn crash(&mut self, choice: &mut impl Choice) {
-        note!(self, "the power fails");
-        let doubts = self.doubts();
-        let mut survivors = Vec::new();
-        for mut candidates in doubts {
-            let chosen = choice.below(candidates.len() as u32) as usize;
-            survivors.extend(candidates.swap_remove(chosen));
+        // A disk that was pulled out was cut then.
+        let gone = self.gone;
+        if !gone {
+            let flying = self.flying();
+            self.crash_but_disk();
+            self.cut_disk(&flying, choice);
+        } else {
+            self.crash_but_disk();
         }
-        self.disk.cut(survivors);
+    }
+
+    fn crash_but_disk(&mut self) {
+        note!(self, "the power fails");
+        self.coverage.note(Event::Cut);
+        if let Some(machine) = &self.device {
+            match self.command {
+                _ if machine.0.state().unverified => self.coverage.note(Event::CutInRecovery),
+                Some(Command::Close) => self.coverage.note(Event::CutInClose),
+                Some(Command::ToSnapshot) => self.coverage.note(Event::CutInTake),
+                _ => {}
+            }
+        }
         let closing = self.closing;
         self.power_off(false);
         self.closing = closing;
         self.command = None;
         self.more_to_poll = false;
         for file in &mut self.files {
-            file.crashed();
+            if file.crashed() {
+                self.coverage.note(Event::NotedForgotten);
+            }
         }
         self.crashes = self.crashes.saturating_sub(1);
+    }
+
+    /// The world after a power cut of which nothing in doubt survived, and the choices that the cut
+    /// leaves: the disk's fingerprint changes by the sum of what is chosen.
+    pub fn cut_ways(&self) -> (World, Vec<Vec<(u64, Survivors)>>) {
+        let doubts = self.doubts();
+        let mut dead = self.powerless();
+        dead.crash_but_disk();
+        dead.disk.cut([]);
+        let weigh = |sectors: Survivors| (dead.disk.weigh(&sectors), sectors);
+        let ways = doubts.into_iter().map(|candidates| candidates.into_iter().map(weigh).collect()).collect();
+        (dead, ways)
+    }
+
+    /// What tells worlds right after a power cut apart, but for what is durable: the disk's fingerprint is
+    /// given beside it.
+    pub fn cut_key(&self) -> (u64, u64) {
+        let mut hasher = super::hash::FastHasher::default();
+        self.disk.hash_rest(&mut hasher);
+        self.hash_rest(&mut hasher);
+        (hasher.finish(), self.disk.fingerprint())
+    }
+
+    /// One of the worlds of [`World::cut_ways`].
+    pub fn with_survivors<'a>(&self, survivors: impl Iterator<Item = &'a Survivors>) -> World {
+        let mut world = self.clone();
+        world.disk.cut(survivors.flatten().cloned());
+        world.judge_cut();
+        world
+    }
+
+    fn judge_cut(&mut self) {
+        let disk = &self.disk;
+        if let Err(text) = self.origin.cut(|sector| disk.read(sector)) {
+            self.fail("I4", text);
+        }
+    }
+
+    /// The disk loses its cache; the source chooses what is left of every sector in doubt.
+    fn cut_disk(&mut self, flying: &[Payload], choice: &mut impl Choice) {
+        let mut survivors = Vec::new();
+        for mut candidates in self.doubts_with(flying) {
+            let chosen = choice.below(candidates.len() as u32) as usize;
+            survivors.extend(candidates.swap_remove(chosen));
+        }
+        self.disk.cut(survivors);
+        self.judge_cut();
     }
 
     /// How many ways there are to cut the power now.
@@ -893,12 +1083,16 @@ impl World {
             let head = self.page(at, 0);
             let Ok(header) = Header::parse(&head) else { continue };
             if header.clean {
-                let result = self.files[at].check_index(&header, |page| self.page(at, 1 + page));
+                let result = self.files[at].check_index(&header, self.may_be_short(), |page| self.page(at, 1 + page));
                 self.judge(result);
             }
             let result = self.files[at].check_sealed(&head, self.geometry, |block| self.page(at, block));
             self.judge(result);
         }
+    }
+
+    fn may_be_short(&self) -> bool {
+        self.faults.lost < self.scenario.faults.lost
     }
 
     /// Which file a reload finds, and what it is good for.
@@ -909,9 +1103,14 @@ impl World {
             if self.has(Bug::StaleSlot) {
                 mutant::hide_newest_record(&mut head);
             }
+            if self.has(Bug::DamagedSlotIgnored) {
+                mutant::hide_damage(&mut head);
+            }
             let snapshot = self.files[file].snapshot;
             let mut finding = recovery::examine(&head, self.geometry, snapshot);
-            if finding == Err(Refusal::WrongMode) {
+            if self.has(Bug::ModeInsisted) && finding.is_ok_and(|found| found.record.snapshot != snapshot) {
+                finding = Err(Refusal::WrongMode);
+            } else if finding == Err(Refusal::WrongMode) {
                 // The snapshot had failed, or closing had come just so far; the message says what to do.
                 finding = recovery::examine(&head, self.geometry, !snapshot);
             }
@@ -958,6 +1157,7 @@ impl World {
             Ok(finding) => finding,
             Err(refusal) => {
                 note!(self, "  refused: {}", refusal.text());
+                self.coverage.note(Event::Refused);
                 if !self.had_faults() && !self.files[file].is_forgiven() {
                     self.fail("I6", format!("our own file is refused: {}", refusal.text()));
                 }
@@ -979,7 +1179,12 @@ impl World {
         let fpos = finding.record.closed.map_or(finding.header.fpos, |closed| closed.fpos);
         let old = finding.snapshot.then(|| self.new_old(fpos));
         let mut expecting = self.files[file].clone();
-        expecting.expect_excess(&finding, self.geometry, |block| self.page(file, block));
+        expecting.expect(&finding, self.geometry, |block| self.page(file, block));
+        match expecting.expects_loss() {
+            Some(true) => self.coverage.note(Event::LossNoticed),
+            Some(false) => self.coverage.note(Event::LossUnseen),
+            None => {}
+        }
         self.files[file] = expecting;
         let found = Found { epoch, old, block0: self.block0_hashes() };
         // Between boot and verification writes are only noted.
@@ -998,11 +1203,17 @@ impl World {
         if machine.0.state().unverified || machine.0.epoch().is_none() {
             return;
         }
-        note!(self, "  verified: {:?}, {} blocks", machine.0.verdict(), machine.0.changed_blocks());
+        let verdict = machine.0.verdict();
+        note!(self, "  verified: {verdict:?}, {} blocks", machine.0.changed_blocks());
+        self.coverage.note(match verdict {
+            model::verdict::Verdict::Exact => Event::Exact,
+            model::verdict::Verdict::Bounded(_) => Event::Bounded,
+            model::verdict::Verdict::Lost(_) => Event::Lost,
+        });
         self.files[current].recovered(machine.0.state().snapshot);
-        let had_faults = self.had_faults();
+        let may_lose = self.gone || self.faults.may_lose(&self.scenario.faults);
         let device = &machine.0;
-        let result = self.files[current].check_recovery(device, had_faults);
+        let result = self.files[current].check_recovery(device, may_lose);
         self.judge(result);
     }
 
@@ -1013,7 +1224,9 @@ impl World {
         }
         let head = self.page(former, 0);
         let result = match Header::parse(&head) {
-            Ok(header) if header.clean => self.files[former].check_index(&header, |page| self.page(former, 1 + page)),
+            Ok(header) if header.clean => {
+                self.files[former].check_index(&header, false, |page| self.page(former, 1 + page))
+            }
             _ => Err(Violation { invariant: "I1", text: "the finished file is not CLEAN".into() }),
         };
         self.judge(result);
@@ -1023,7 +1236,8 @@ impl World {
 
     fn is_enabled(&self, io: &Io) -> bool {
         match io {
-            Io::Step(Step::Drain) => !self.pending.iter().any(|other| matches!(other, Io::Bio { .. })),
+            Io::Step(Step::Drain) => !self.pending.iter().any(|other| matches!(other.inner(), Io::Bio { .. })),
+            Io::Hung(_) => false,
             _ => true,
         }
     }
@@ -1063,35 +1277,6 @@ impl World {
         }
         self.fault_actions(&mut actions);
         actions
-    }
-
-    fn fault_actions(&self, actions: &mut Vec<(Action, u32)>) {
-        let weight = self.weights.fault;
-        let faults = self.faults;
-        if faults == super::scenario::Faults::default() {
-            return;
-        }
-        for (at, io) in self.pending.iter().enumerate() {
-            let left = match io {
-                Io::Page { .. } | Io::StoreCopy { .. } => faults.write,
-                Io::ReadOrigin { .. } | Io::ReadPage { .. } | Io::Step(Step::ReadBlock0) => faults.read,
-                Io::Flush { .. } => faults.flush,
-                Io::Provide => faults.memory,
-                _ => 0,
-            };
-            if left > 0 {
-                actions.push((Action::Fail(at), weight));
-            }
-            if faults.full > 0 && matches!(io, Io::Page { .. } | Io::StoreCopy { .. }) {
-                actions.push((Action::Full(at), weight));
-            }
-            if faults.lost > 0 && matches!(io, Io::Page { page: Page::Fine(_), .. }) {
-                actions.push((Action::Lose(at), weight));
-            }
-        }
-        if faults.rot > 0 && self.device.is_none() && !self.resting && self.current.is_some() {
-            actions.push((Action::Rot, weight * 4));
-        }
     }
 
     /// Whether everything that was begun has ended.
@@ -1148,15 +1333,12 @@ impl World {
             Action::Command => self.give(choice),
             Action::Fail(at) => self.fail_io(at, choice),
             Action::Full(at) => self.refuse(at),
-            Action::Lose(at) => {
-                self.faults.lost -= 1;
-                let io = self.pending.remove(at);
-                note!(self, "{} is acknowledged, and lost", io.text());
-                if let Io::Page { role, page, .. } = io {
-                    self.device_do(|device| device.page_written(role, page, Ok(())));
-                }
-            }
+            Action::Lose(at) => self.lose(at),
+            Action::Misdirect(at) => self.misdirect(at, choice),
+            Action::Hang(at) => self.hang(at),
             Action::Rot => self.rot(choice),
+            Action::Stale => self.make_stale(choice),
+            Action::Remove => self.remove_disk(choice),
             Action::Untracked => self.write_untracked(choice),
             Action::Crash => {
                 self.crash(choice);
@@ -1185,7 +1367,8 @@ impl World {
         self.check_progress();
         if let (Some(current), Some(machine)) = (self.current, &self.device) {
             if !machine.0.state().unverified && machine.0.epoch().is_some() {
-                let result = self.files[current].check_memory(&machine.0);
+                let file = &self.files[current];
+                let result = if file.is_forgiven() { Ok(()) } else { file.check_memory(&machine.0) };
                 self.judge(result);
             }
         }
@@ -1193,11 +1376,13 @@ impl World {
 
     fn write_untracked(&mut self, choice: &mut impl Choice) {
         self.untracked -= 1;
+        self.coverage.note(Event::Untracked);
         let block = self.scenario.blocks[choice.below(self.scenario.blocks.len() as u32) as usize];
         note!(self, "somebody writes block {block} without the module");
         for block in [block, 0] {
             let payload = self.payload_at(0, block, &content(self.next_bio + 500_000, block));
             self.disk.write(&payload, true);
+            self.origin.set(&payload);
             if let Some(current) = self.current {
                 self.files[current].written_behind_our_back(block);
             }
@@ -1205,30 +1390,31 @@ impl World {
         self.next_bio += 1;
     }
 
-    fn rot(&mut self, choice: &mut impl Choice) {
-        self.faults.rot -= 1;
-        let Some(file) = self.current else { return };
-        let block = [0, self.geometry.coarse_block(), self.geometry.fine_block()][choice.below(3) as usize];
-        let base = self.sector(file + 1, block) + u64::from(choice.below(3));
-        if let Sector::Bytes(bytes) = self.disk.read(base) {
-            let mut raw = bytes.raw;
-            raw[32 + 7 * choice.below(60) as usize] ^= 1 << choice.below(8);
-            note!(self, "sector {} of file block {block} rots", base % BLOCK_SECTORS);
-            self.disk.spoil(base, Sector::bytes(&raw));
-        }
-    }
-
     /// An I/O ends well.
     fn complete(&mut self, at: usize, choice: &mut impl Choice) {
         let io = self.pending.remove(at);
         self.operations += 1;
+        if self.gone && !matches!(io, Io::Provide) {
+            note!(self, "{} fails: there is no disk", io.text());
+            return self.answer_failure(io, Errno::EIO);
+        }
         note!(self, "{} ends", io.text());
-        let _ = &choice;
         match io {
             Io::Bio { bio, payload } => {
                 let fua = bio.op == Op::Fua;
-                self.disk.write(&payload, fua);
+                if bio.op == Op::Discard && self.scenario.tear_data && choice.below(4) == 1 {
+                    self.coverage.note(Event::DiscardIgnored);
+                    self.origin.forget(&payload);
+                } else {
+                    self.disk.write(&payload, fua);
+                    self.origin.end(&payload, true, fua);
+                }
             }
+            Io::OriginFlush { mark, origin } => {
+                self.disk.flush(mark);
+                self.origin.flush(origin, true);
+            }
+            Io::Hung(_) => {}
             Io::ReadOrigin { copy, extent } => {
                 let contents = (extent.first..extent.end()).map(|block| self.origin(block)).collect();
                 self.memory.retain(|(at, _)| *at != copy);
@@ -1241,6 +1427,9 @@ impl World {
             }
             Io::Page { role, page, payload, durable } => {
                 self.disk.write(&payload, durable);
+                if let (Page::Coarse(number), Some(file)) = (page, self.file_of(role)) {
+                    self.files[file].mark_made(number);
+                }
                 if !(self.has(Bug::MarkReportedEarly) && matches!(page, Page::Coarse(_))) {
                     self.device_do(|device| device.page_written(role, page, Ok(())));
                 }
@@ -1249,7 +1438,7 @@ impl World {
                 let bytes = self.page(file, block);
                 self.device_do(|device| device.page_read(page, Ok(&bytes)));
             }
-            Io::Flush { role, mark } => {
+            Io::Flush { role, mark, .. } => {
                 self.disk.flush(mark);
                 self.device_do(|device| device.flushed(role, Ok(())));
             }
@@ -1290,72 +1479,6 @@ impl World {
         }
     }
 
-    /// An I/O fails.
-    fn fail_io(&mut self, at: usize, choice: &mut impl Choice) {
-        let io = self.pending.remove(at);
-        note!(self, "{} FAILS", io.text());
-        let error = Err(Errno::EIO);
-        match io {
-            Io::StoreCopy { copy, payload } => {
-                self.faults.write -= 1;
-                self.disk.write_failed(&payload, choice);
-                self.device_do(|device| device.copy_stored(copy, error));
-            }
-            Io::Page { role, page, payload, .. } => {
-                self.faults.write -= 1;
-                self.disk.write_failed(&payload, choice);
-                if page == Page::Head {
-                    if let Some(file) = self.file_of(role) {
-                        self.files[file].head_failed();
-                    }
-                }
-                self.device_do(|device| device.page_written(role, page, error));
-            }
-            Io::ReadOrigin { copy, .. } => {
-                self.faults.read -= 1;
-                self.device_do(|device| device.origin_read(copy, error));
-            }
-            Io::ReadPage { page, .. } => {
-                self.faults.read -= 1;
-                self.device_do(|device| device.page_read(page, Err(Errno::EIO)));
-            }
-            Io::Step(_) => {
-                self.faults.read -= 1;
-                self.device_do(|device| device.block0_read(Err(Errno::EIO)));
-            }
-            Io::Flush { role, mark } => {
-                self.faults.flush -= 1;
-                self.disk.flush_failed(mark);
-                self.device_do(|device| device.flushed(role, error));
-            }
-            Io::Provide => {
-                self.faults.memory -= 1;
-                self.device_do(|device| device.page_provided(None));
-            }
-            other => self.pending.push(other),
-        }
-    }
-
-    /// A write to the file finds no room: nothing of it is there.
-    fn refuse(&mut self, at: usize) {
-        self.faults.full -= 1;
-        let io = self.pending.remove(at);
-        note!(self, "{} finds NO SPACE", io.text());
-        let error = Err(Errno::ENOSPC);
-        match io {
-            Io::StoreCopy { copy, .. } => {
-                self.device_do(|device| device.copy_stored(copy, error));
-            }
-            Io::Page { role, page, .. } => {
-                if let (Page::Head, Some(file)) = (page, self.file_of(role)) {
-                    self.files[file].head_failed();
-                }
-                self.device_do(|device| device.page_written(role, page, error));
-            }
-            other => self.pending.push(other),
-        }
-    }
-
     /// Lets everything end well, oldest first, without beginning anything.
     pub fn settle_down(&mut self) {
         let mut tape = super::choice::Tape::new(&[]);
@@ -1386,9 +1509,14 @@ impl World {
     pub fn converge(&mut self) {
         note!(self, "--- no more faults");
         let faulty = self.had_faults();
-        self.faults = super::scenario::Faults::default();
         self.writes = 0;
+        self.unhang();
         self.settle_down();
+        if self.gone {
+            // The disk comes back with the next boot.
+            self.crash(&mut super::choice::Tape::new(&[]));
+        }
+        self.check_origin();
         self.recover();
         if self.device.is_none() || self.violation.is_some() {
             return;
@@ -1410,6 +1538,14 @@ impl World {
         self.check_files();
         self.recover();
         self.read_all();
+        self.check_origin();
+    }
+
+    /// I4: the origin holds what its writers were told.
+    fn check_origin(&mut self) {
+        if let Some(text) = self.origin.check(|sector| self.disk.read(sector)) {
+            self.fail("I4", text);
+        }
     }
 
     fn begin_command(&mut self, command: Command) {
@@ -1454,19 +1590,28 @@ impl Io {
     fn payload(&self) -> Option<&Payload> {
         match self {
             Io::Bio { payload, .. } | Io::StoreCopy { payload, .. } | Io::Page { payload, .. } => Some(payload),
+            Io::Hung(io) => io.payload(),
             _ => None,
         }
     }
 
-    fn write_extent(&self) -> Option<Extent> {
+    /// What it is, hung or not.
+    fn inner(&self) -> &Io {
         match self {
+            Io::Hung(io) => io,
+            io => io,
+        }
+    }
+
+    fn write_extent(&self) -> Option<Extent> {
+        match self.inner() {
             Io::Bio { bio, .. } => Some(bio.extent),
             _ => None,
         }
     }
 
     fn is_snapshot_read(&self) -> bool {
-        matches!(self, Io::SnapshotOrigin { .. } | Io::SnapshotCopy { .. } | Io::SnapshotFile { .. })
+        matches!(self.inner(), Io::SnapshotOrigin { .. } | Io::SnapshotCopy { .. } | Io::SnapshotFile { .. })
     }
 
     fn text(&self) -> String {
@@ -1477,6 +1622,8 @@ impl Io {
             Io::Page { role, page, .. } => format!("writing {page:?} of {role:?}"),
             Io::ReadPage { page, .. } => format!("reading {page:?}"),
             Io::Flush { role, .. } => format!("flush of {role:?}"),
+            Io::OriginFlush { .. } => "flush of the volume".into(),
+            Io::Hung(io) => io.text(),
             Io::Provide => "allocation".into(),
             Io::Step(step) => format!("{step:?}"),
             Io::SnapshotOrigin { block, .. } => format!("snapshot read of block {block} from the origin"),
