@@ -191,10 +191,9 @@ impl World {
                 if *failures > 0 {
                     let (waiters, again) = self.tracking.coarse_failed(page);
                     assert!(waiters.is_empty() && again, "it is not tried again");
-                    self.begun[page as usize] -= 1;
-                    return;
+                } else {
+                    assert!(self.tracking.coarse_written(page).is_empty());
                 }
-                assert!(self.tracking.coarse_written(page).is_empty());
                 let now = self.begun[page as usize];
                 let (free, waiting) = std::mem::take(&mut self.waiting)
                     .into_iter()

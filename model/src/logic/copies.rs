@@ -449,9 +449,6 @@ impl<M: Memory> Copies<M> {
     pub fn finish(&mut self, at: u32) {
         if let Some(copy) = self.pool.get_mut(at) {
             copy.state = CopyState::Done;
-            if M::has(Mutant::CopyLeavesEarly) {
-                copy.unset = 0;
-            }
         }
         self.drop_if_free(at);
     }

@@ -361,7 +361,7 @@ impl<M: Memory> Device<M> {
             let keeps_old = self.keeps_old();
             let outcome = self.try_admit(hold, keeps_old);
             // What it came to wait for may have gone with the snapshot that has just failed.
-            if keeps_old == self.keeps_old() || M::has(Mutant::WaitsForFailed) {
+            if keeps_old == self.keeps_old() {
                 return outcome;
             }
         }
@@ -494,9 +494,7 @@ impl<M: Memory> Device<M> {
 
     fn park(&mut self, at: u32, wait: Wait) {
         if let (Wait::Memory, Some(old), Some(hold)) = (&wait, &mut self.old, self.holds.get(at)) {
-            if !M::has(Mutant::StarvedKeepCopies) {
-                old.copies.disown(hold.write.extent);
-            }
+            old.copies.disown(hold.write.extent);
         }
         let queue = match wait {
             Wait::Gate => Some(&mut self.gate),

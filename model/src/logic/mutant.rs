@@ -78,28 +78,14 @@ mutants! {
     FailedFlushIgnored = "failed-flush-ignored";
     /// A generation that a sweep before the crash used is used again.
     GenerationsNotSkipped = "generations-not-skipped";
-    /// A region whose fine page could not be read is settled.
-    UnknownSettled = "unknown-settled";
-    /// The append position comes from the header, although the record says that it had not been written.
-    FormerHeaderBelieved = "former-header-believed";
-    /// The image is kept where regions are reported whole, so nobody knows which blocks were copied.
-    ImageKeptAfterHot = "image-kept-after-hot";
-    /// A writer that waits for memory keeps what it has.
-    StarvedKeepCopies = "starved-keep-copies";
+    /// The record calls a header the former one that never was on the medium.
+    FormerHeaderWrong = "former-header-wrong";
     /// A region whose fine bits are damaged stays settled on the medium.
     DamagedStaysSettled = "damaged-stays-settled";
     /// The next file's token forgets what block 0 held before.
     TokenBeginsAnew = "token-begins-anew";
     /// Effects that a step of a command made are not fetched before the next event.
     PollStopsEarly = "poll-stops-early";
-    /// The memory of a copy is given up before its blocks' bits are set.
-    CopyLeavesEarly = "copy-leaves-early";
-    /// A write waits for the old data of a snapshot that has just failed.
-    WaitsForFailed = "waits-for-failed-snapshot";
-    /// A file is removed while its pages are on their way.
-    RemovedWhileWritten = "removed-while-written";
     /// Where a mark and its loss cannot be written, the write goes on after one attempt.
     OneAttempt = "one-attempt";
-    /// A region whose mark *settled* failed counts as hot, although the medium may say settled.
-    FailedSettleHot = "failed-settle-hot";
 }

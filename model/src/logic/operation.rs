@@ -446,8 +446,7 @@ impl<M: Memory> Device<M> {
             }
             Take::Undo { asked: false, result } => {
                 // Nobody may write to a file that is gone.
-                let written = self.next.as_ref().is_some_and(|next| !next.is_quiet());
-                if written && !M::has(Mutant::RemovedWhileWritten) {
+                if self.next.as_ref().is_some_and(|next| !next.is_quiet()) {
                     return None;
                 }
                 self.ask(go(Take::Undo { asked: true, result }), Step::RemoveNext)
@@ -612,11 +611,13 @@ impl<M: Memory> Device<M> {
                 if page >= geometry.fine_pages() {
                     // From here to the end writes are held: a few pages are written, by nobody else.
                     self.shut_gate();
-                    let epoch = self.current.as_ref()?;
-                    let fpos = if M::has(Mutant::FormerHeaderBelieved) { epoch.header.fpos } else { epoch.fpos() };
+                    let fpos = self.current.as_ref()?.fpos();
                     self.take_over();
                     let epoch = self.current.as_mut()?;
                     let header = Header { clean: false, index_only: !epoch.record.snapshot, fpos, ..epoch.header };
+                    if M::has(Mutant::FormerHeaderWrong) {
+                        epoch.header.fpos = fpos;
+                    }
                     Verify::Announce { ticket: epoch.announce(&header), header }
                 } else if self.current.as_ref().is_some_and(|epoch| epoch.tracking.wants_fine(page)) {
                     let block = geometry.fine_block().saturating_add(page);
@@ -709,7 +710,7 @@ impl<M: Memory> Device<M> {
             record.excess_bytes = record.excess_bytes.saturating_add(geometry.region_bytes(region));
         });
         self.changed = changed;
-        if record.excess_bytes != before && !M::has(Mutant::ImageKeptAfterHot) {
+        if record.excess_bytes != before {
             self.old = None;
         }
         block.chunks_exact(SECTOR_SIZE).fold(digest, |digest, sector| {
@@ -756,7 +757,7 @@ impl<M: Memory> Device<M> {
             unknown
         });
         self.changed = changed;
-        if record.excess_bytes != before && !M::has(Mutant::ImageKeptAfterHot) {
+        if record.excess_bytes != before {
             self.old = None;
         }
     }

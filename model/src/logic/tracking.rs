@@ -249,12 +249,7 @@ impl<M: Memory> Tracking<M> {
     /// A coarse page's write failed. Returns the held writes that waited for it, and whether it is
     /// tried again; if not, its marks are not to be relied on.
     pub fn coarse_failed(&mut self, page: u64) -> (Queue, bool) {
-        for region in self.page_regions(page) {
-            if region.state() == RegionState::SettleFlying && M::has(Mutant::FailedSettleHot) {
-                *region = Region::from_mark(Mark { state: MarkState::Hot, ..region.durable() });
-            }
-            region.apply(Action::Fail);
-        }
+        self.page_regions(page).for_each(|region| region.apply(Action::Fail));
         self.flying_pages = self.flying_pages.saturating_sub(1);
         let Some(commit) = self.pages.get_mut(page as usize) else { return (Queue::new(), false) };
         let was_dirty = commit.is_dirty();
@@ -457,7 +452,7 @@ impl<M: Memory> Tracking<M> {
                     if M::has(Mutant::GenerationsNotSkipped) {
                         continue;
                     }
-                    if bytes.is_none() && !M::has(Mutant::UnknownSettled) {
+                    if bytes.is_none() {
                         region.keep_hot();
                     } else if let Some(steps) = (1..GENERATIONS).rev().find(used) {
                         region.skip_generations(steps);

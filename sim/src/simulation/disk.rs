@@ -235,6 +235,12 @@ impl Disk {
         self.order
     }
 
+    /// A hash of what a flush of that mark makes durable; 0 for nothing.
+    pub fn covered(&self, mark: u64) -> u64 {
+        let covered = self.cache.iter().filter(|cached| cached.order <= mark && !cached.undefined);
+        covered.fold(0u64, |sum, cached| sum.wrapping_add(fast_hash(&(cached.sector, &cached.content)) | 1))
+    }
+
     /// A flush ends well: what was complete at its mark is durable.
     pub fn flush(&mut self, mark: u64) {
         if self.flushes_ignored {

@@ -109,6 +109,8 @@ pub struct CowFile {
     block0_writes: u32,
     /// Coarse pages whose last write the medium acknowledged and does not show.
     blind: Vec<u64>,
+    /// The record of an earlier recovery's excess may be among what the medium lost.
+    vague: bool,
     /// What that comes to at the next verification.
     expected_loss: Option<bool>,
     /// The medium shows nothing of what it lost: nobody could tell.
@@ -134,6 +136,7 @@ impl CowFile {
             doubtful: false,
             block0_writes: 0,
             blind: Vec::new(),
+            vague: false,
             expected_loss: None,
             forgiven: false,
             expected_excess: None,
@@ -214,6 +217,11 @@ impl CowFile {
         self.untracked = true;
     }
 
+    /// A flush failed, so that an older content of block 0 than the token knows may come back.
+    pub fn block0_undefined(&mut self) {
+        self.doubtful = true;
+    }
+
     /// A write of the record failed, and with it perhaps the token.
     pub fn head_failed(&mut self) {
         self.doubtful = true;
@@ -222,6 +230,7 @@ impl CowFile {
     /// The medium does not show the newest record; whether that says that the list is lost.
     pub fn head_lost(&mut self, says_lost: bool) {
         self.doubtful = true;
+        self.vague = true;
         self.forgiven |= says_lost;
     }
 
@@ -235,6 +244,11 @@ impl CowFile {
     /// A coarse page was written: it has every mark.
     pub fn mark_made(&mut self, page: u64) {
         self.blind.retain(|blind| *blind != page);
+    }
+
+    /// A coarse page cannot be read at all, so its regions count as hot.
+    pub fn mark_unread(&mut self) {
+        self.expected_loss = None;
     }
 
     /// Of a medium that lost marks, as it is found: whether the record tells.
@@ -317,6 +331,7 @@ impl CowFile {
         let known = self.asked.0.iter().filter(|block| fast.contains(**block)).count() as u64;
         let excess = reported - known;
         match device.verdict() {
+            Verdict::Exact | Verdict::Bounded(_) if self.vague => Ok(()),
             Verdict::Exact if excess > 0 => {
                 violation("I2", format!("{excess} blocks are reported that nobody wrote, and it says exact"))
             }
@@ -385,15 +400,16 @@ impl CowFile {
                 }
             }
         }
-        let short = header.index_only && header.changed_blocks.is_some_and(|counted| counted > reported);
-        // Which whoever applies the list sees, and refuses it.
-        if short && may_be_short {
+        let short = header.changed_blocks.is_some_and(|counted| counted > reported);
+        // Which whoever applies the list is told.
+        // Nor is a header the newest whose write was lost.
+        if (short && may_be_short) || self.vague {
             return Ok(());
         }
         if let Some(block) = self.submitted.0.iter().find(|block| !found.contains(**block)) {
             return violation("I1", format!("block {block} was written and is not in the finished index"));
         }
-        if short {
+        if short && header.index_only {
             let counted = header.changed_blocks;
             return violation("I2", format!("the header counts {counted:?} blocks, the index has {reported}"));
         }

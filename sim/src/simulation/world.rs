@@ -22,6 +22,7 @@ use model::recovery::{self, Refusal};
 use model::slab::Slab;
 use model::state::State;
 use model::token::{self, Hashes, UNKNOWN, UNTOUCHED};
+use model::verdict::Verdict;
 
 mod fault;
 
@@ -48,6 +49,8 @@ struct Bio {
     id: u64,
     op: Op,
     extent: Extent,
+    /// Whoever wrote it was promised that it is durable when it ends.
+    promised: bool,
     /// The model said that there was no room.
     full: bool,
 }
@@ -260,7 +263,13 @@ impl World {
         self.files.hash(state);
         (self.current, self.next, self.former).hash(state);
         // In any order: whichever ends first is chosen.
-        let sum = self.pending.iter().fold(0u64, |sum, io| sum.wrapping_add(fast_hash(io)));
+        let hash = |io: &Io| match io {
+            // What it will make durable, not when it was submitted.
+            Io::Flush { role, mark, .. } => fast_hash(&(role, self.disk.covered(*mark))),
+            Io::OriginFlush { mark, .. } => fast_hash(&self.disk.covered(*mark)),
+            io => fast_hash(io),
+        };
+        let sum = self.pending.iter().fold(0u64, |sum, io| sum.wrapping_add(hash(io)));
         state.write_u64(sum);
         (&self.waiting, &self.readers, self.command, self.closing, self.resting).hash(state);
         (self.writes, self.reads, self.commands, self.crashes, self.untracked, self.faults).hash(state);
@@ -302,7 +311,8 @@ impl World {
             geometry,
             disk,
             gone: false,
-            origin: Held::default(),
+            // An exhaustive run looks at no data, so that states meet.
+            origin: if scenario.tear_data { Held::default() } else { Held::unwatched() },
             device: None,
             files: Vec::new(),
             current: None,
@@ -623,7 +633,13 @@ impl World {
         if self.has(Bug::OwnBlocksTracked) {
             let write = self.describe_write(Op::Write, Extent { first: 5, count: 1 }, 1);
             self.device_do(|device| device.write(u64::MAX, write));
-            self.waiting.push(Bio { id: u64::MAX, op: Op::Nowait, extent: Extent { first: 5, count: 0 }, full: false });
+            self.waiting.push(Bio {
+                id: u64::MAX,
+                op: Op::Nowait,
+                extent: Extent { first: 5, count: 0 },
+                promised: false,
+                full: false,
+            });
         }
     }
 
@@ -713,11 +729,16 @@ impl World {
             self.writes -= 1;
             note!(self, "a flush of the volume");
             let (mark, origin) = (self.disk.flush_mark(), self.origin.flush_mark());
-            return self.pending.push(Io::OriginFlush { mark, origin });
+            // With nothing to make durable it decides nothing.
+            if self.scenario.tear_data || self.disk.covered(mark) != 0 {
+                self.pending.push(Io::OriginFlush { mark, origin });
+            }
+            return;
         }
         let block = self.scenario.blocks[choice.below(self.scenario.blocks.len() as u32) as usize];
         let count = if op == Op::Pair && block + 1 < self.geometry.blocks() { 2 } else { 1 };
-        let bio = Bio { id: self.next_bio, op, extent: Extent { first: block, count }, full: false };
+        let promised = op == Op::Fua && self.scenario.tear_data;
+        let bio = Bio { id: self.next_bio, op, extent: Extent { first: block, count }, promised, full: false };
         self.next_bio += 1;
         self.writes -= 1;
         note!(self, "write {}: {op:?} of block {block}{}", bio.id, if count == 2 { " and the next" } else { "" });
@@ -797,7 +818,10 @@ impl World {
         let mut sectors = Vec::new();
         for block in bio.extent.first..bio.extent.end() {
             let base = self.sector(0, block);
-            let new = if zero { vec![Sector::ZERO; sectors_of(block) as usize].into() } else { content(bio.id, block) };
+            // Where nobody reads, no check and no part of the model looks at other contents than block 0's.
+            let looked_at = block == 0 || self.scenario.tear_data || self.scenario.reads > 0;
+            let number = if looked_at { bio.id } else { 1 };
+            let new = if zero { vec![Sector::ZERO; sectors_of(block) as usize].into() } else { content(number, block) };
             sectors.extend(new.iter().enumerate().map(|(at, sector)| (base + at as u64, sector.clone())));
         }
         if !self.gone {
@@ -1206,9 +1230,9 @@ impl World {
         let verdict = machine.0.verdict();
         note!(self, "  verified: {verdict:?}, {} blocks", machine.0.changed_blocks());
         self.coverage.note(match verdict {
-            model::verdict::Verdict::Exact => Event::Exact,
-            model::verdict::Verdict::Bounded(_) => Event::Bounded,
-            model::verdict::Verdict::Lost(_) => Event::Lost,
+            Verdict::Exact => Event::Exact,
+            Verdict::Bounded(_) => Event::Bounded,
+            Verdict::Lost(_) => Event::Lost,
         });
         self.files[current].recovered(machine.0.state().snapshot);
         let may_lose = self.gone || self.faults.may_lose(&self.scenario.faults);
@@ -1407,7 +1431,7 @@ impl World {
                     self.origin.forget(&payload);
                 } else {
                     self.disk.write(&payload, fua);
-                    self.origin.end(&payload, true, fua);
+                    self.origin.end(&payload, true, bio.promised);
                 }
             }
             Io::OriginFlush { mark, origin } => {
@@ -1568,6 +1592,11 @@ impl World {
                 self.settle_down();
             }
         }
+    }
+
+    /// What the device says of its list, once it is known.
+    pub fn verdict(&self) -> Option<Verdict> {
+        self.device.as_ref().filter(|machine| !machine.0.state().unverified).map(|machine| machine.0.verdict())
     }
 
     /// Power cuts left.

@@ -13,6 +13,7 @@ use model::record::Record;
 use super::super::choice::Choice;
 use super::super::coverage::Event;
 use super::super::disk::{Payload, Sector, BLOCK_SECTORS};
+use super::super::reference::CowFile;
 use super::super::scenario::Faults;
 use super::{note, Action, Io, World};
 
@@ -83,6 +84,8 @@ impl World {
             Io::Flush { mark, origin, .. } | Io::OriginFlush { mark, origin } => {
                 self.disk.flush_failed(*mark);
                 self.origin.flush(*origin, false);
+                // Of block 0 as well anything may come back.
+                self.files.iter_mut().for_each(CowFile::block0_undefined);
             }
             _ => {}
         }
@@ -120,6 +123,9 @@ impl World {
             }
             Io::ReadPage { page, .. } => {
                 self.coverage.note(Event::PageReadFailed);
+                if let (Page::Coarse(_), Some(current)) = (page, self.current) {
+                    self.files[current].mark_unread();
+                }
                 self.device_do(|device| device.page_read(page, Err(errno)));
             }
             Io::Step(Step::ReadBlock0) => {
