@@ -618,12 +618,24 @@ impl<M: Memory> Device<M> {
         }
     }
 
+    /// Whether the medium's record may say that the file is closed, with a digest of its marks: none of
+    /// them may change before it says otherwise.
+    fn is_still_closed(&self) -> bool {
+        let Operation::Verify(verify) = &self.operation else { return false };
+        let opened = matches!(verify, Verify::Header { .. } | Verify::Marks);
+        !opened && !M::has(Mutant::MarksBeforeOpening)
+    }
+
     fn poll_epoch(&mut self, file: File, out: &mut Block) -> Option<Effect> {
         let geometry = self.geometry;
+        let closed = file == File::Current && self.is_still_closed();
         let epoch = self.epoch_mut(file)?;
         if epoch.commit.wants_write() {
             epoch.begin_head(out);
             return Some(Effect::WritePage { file, page: Page::Head, block: 0, durable: true });
+        }
+        if closed {
+            return None;
         }
         let seal = epoch.seal();
         Some(match epoch.tracking.poll(&epoch.fast, seal, out)? {

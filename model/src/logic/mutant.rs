@@ -86,6 +86,8 @@ mutants! {
     TokenBeginsAnew = "token-begins-anew";
     /// Effects that a step of a command made are not fetched before the next event.
     PollStopsEarly = "poll-stops-early";
+    /// A verification writes marks while the record still says that the file is closed, and their digest.
+    MarksBeforeOpening = "marks-before-opening";
     /// Where a mark and its loss cannot be written, the write goes on after one attempt.
     OneAttempt = "one-attempt";
 }

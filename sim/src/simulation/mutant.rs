@@ -157,6 +157,20 @@ pub fn gauntlet() -> Vec<Scenario> {
             untracked: 0,
             ..plain.clone()
         },
+        // What is closed although it did not settle is found, and the power fails.
+        Scenario {
+            faults: Faults { write: 1, ..Faults::default() },
+            snapshot: false,
+            blocks: vec![1],
+            ops: vec![Op::Write],
+            writes: 2,
+            commands: vec![Command::Close],
+            command_count: 2,
+            crashes: 1,
+            reads: 0,
+            untracked: 0,
+            ..plain.clone()
+        },
         // Old data that a failed flush took away.
         Scenario {
             faults: Faults { flush: 2, ..Faults::default() },

@@ -1040,7 +1040,8 @@ impl World {
     /// The world after a power cut of which nothing in doubt survived, and the choices that the cut
     /// leaves: the disk's fingerprint changes by the sum of what is chosen.
     pub fn cut_ways(&self) -> (World, Vec<Vec<(u64, Survivors)>>) {
-        let doubts = self.doubts();
+        // A disk that was pulled out was cut then.
+        let doubts = if self.gone { Vec::new() } else { self.doubts() };
         let mut dead = self.powerless();
         dead.crash_but_disk();
         dead.disk.cut([]);
