@@ -76,12 +76,6 @@ mutants! {
     FoundContentForgotten = "found-content-forgotten";
     /// A flush that failed leaves the snapshot as it is, whose old data may be gone.
     FailedFlushIgnored = "failed-flush-ignored";
-    /// A generation that a sweep before the crash used is used again.
-    GenerationsNotSkipped = "generations-not-skipped";
-    /// The record calls a header the former one that never was on the medium.
-    FormerHeaderWrong = "former-header-wrong";
-    /// A region whose fine bits are damaged stays settled on the medium.
-    DamagedStaysSettled = "damaged-stays-settled";
     /// The next file's token forgets what block 0 held before.
     TokenBeginsAnew = "token-begins-anew";
     /// Effects that a step of a command made are not fetched before the next event.

@@ -615,9 +615,6 @@ impl<M: Memory> Device<M> {
                     self.take_over();
                     let epoch = self.current.as_mut()?;
                     let header = Header { clean: false, index_only: !epoch.record.snapshot, fpos, ..epoch.header };
-                    if M::has(Mutant::FormerHeaderWrong) {
-                        epoch.header.fpos = fpos;
-                    }
                     Verify::Announce { ticket: epoch.announce(&header), header }
                 } else if self.current.as_ref().is_some_and(|epoch| epoch.tracking.wants_fine(page)) {
                     let block = geometry.fine_block().saturating_add(page);

@@ -449,9 +449,6 @@ impl<M: Memory> Tracking<M> {
                 // What the next sweep writes must not be mistaken for what any sweep before a crash wrote.
                 RegionState::Hot => {
                     let used = |steps: &u8| load(region.generation_after(*steps)).is_some();
-                    if M::has(Mutant::GenerationsNotSkipped) {
-                        continue;
-                    }
                     if bytes.is_none() {
                         region.keep_hot();
                     } else if let Some(steps) = (1..GENERATIONS).rev().find(used) {
@@ -466,7 +463,7 @@ impl<M: Memory> Tracking<M> {
             // Reported whole, so writes into it ask for no mark any more: it must be hot, lest the
             // medium's *settled* be believed another time, when it can be read again.
             let damaged = bits.is_none();
-            if sink(number, bits) || (damaged && !M::has(Mutant::DamagedStaysSettled)) {
+            if sink(number, bits) || damaged {
                 self.note(number);
             }
         }
