@@ -768,8 +768,8 @@ impl<M: Memory> Device<M> {
         // What was written before its old data could be kept is in no snapshot any more.
         // A region that two crashes found hot is counted twice, but has all its bits set, and no more.
         let is_whole = |region: &u64| {
-            let zones = region.saturating_mul(REGION_ZONES)..region.saturating_add(1).saturating_mul(REGION_ZONES);
-            zones.fold(true, |whole, zone| whole && fast.word(zone) == geometry.zone_mask(zone))
+            let mut zones = region.saturating_mul(REGION_ZONES)..region.saturating_add(1).saturating_mul(REGION_ZONES);
+            zones.all(|zone| fast.word(zone) == geometry.zone_mask(zone))
         };
         let whole = (0..geometry.regions()).filter(is_whole).map(|region| geometry.region_bytes(region));
         let most = whole.fold(0, u64::saturating_add);
