@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The block device of a snapshot: read-only, bio-based; its reads go to the worker.
+ * The block device of a snapshot: read-only, bio-based. A read of what nobody touched goes to the
+ * origin and is looked at again at its end; all others go to the tracker.
  *
  * Invariants: it cannot be opened while it is claimed, nor claimed while it is open; it is not
- * freed before every read has ended.
+ * freed before every read has ended. The reader's own bio goes down, as it came, at most once at a
+ * time.
  */
 #include <linux/bio.h>
 #include <linux/blkdev.h>
@@ -15,7 +17,9 @@
 
 struct elio_disk {
 	struct gendisk *disk;
+	struct block_device *origin;
 	struct elio_worker *worker;
+	void *tracker;
 	atomic_t openers; /* -1: claimed */
 	atomic_t reads;
 	wait_queue_head_t idle;
@@ -25,8 +29,16 @@ struct elio_read {
 	struct elio_event event;
 	struct bio *bio;
 	struct elio_disk *disk;
+	/* While the bio is under way: what it was. */
+	struct block_device *device;
+	struct bvec_iter iter;
+	bio_end_io_t *end_io;
+	void *private;
+	bool again; /* to be looked at again */
 };
 
+static struct kmem_cache *elio_reads;
+static DEFINE_PER_CPU(struct elio_spares, elio_read_spares);
 static int elio_major;
 
 static int elio_disk_open(struct gendisk *gendisk, blk_mode_t mode)
@@ -45,9 +57,72 @@ static void elio_disk_release(struct gendisk *gendisk)
 	atomic_dec(&disk->openers);
 }
 
+static void elio_read_free(struct elio_read *read)
+{
+	struct elio_disk *disk = read->disk;
+
+	if (!elio_spare_put(&elio_read_spares, &read->event.node))
+		kmem_cache_free(elio_reads, read);
+	/* Whoever waits for the last one also waits for the readers of RCU. */
+	rcu_read_lock();
+	if (atomic_dec_and_test(&disk->reads))
+		wake_up(&disk->idle);
+	rcu_read_unlock();
+}
+
+static bool elio_read_is_untouched(const struct elio_read *read, const struct bvec_iter *iter)
+{
+	bool untouched;
+
+	rcu_read_lock();
+	untouched = elio_rs_untouched(read->disk->tracker, (u64)iter->bi_sector << SECTOR_SHIFT, iter->bi_size);
+	rcu_read_unlock();
+	return untouched;
+}
+
+static void elio_read_endio(struct bio *bio)
+{
+	struct elio_read *read = bio->bi_private;
+
+	bio->bi_bdev = read->device;
+	bio->bi_end_io = read->end_io;
+	bio->bi_private = read->private;
+	if (read->again && !elio_read_is_untouched(read, &read->iter)) {
+		bio->bi_iter = read->iter;
+		bio->bi_status = BLK_STS_OK;
+		bio_clear_flag(bio, BIO_REMAPPED);
+		bio_clear_flag(bio, BIO_QOS_THROTTLED);
+		bio_clear_flag(bio, BIO_QOS_MERGED);
+		/* As of a bio that was never split. */
+		atomic_set(&bio->__bi_remaining, 1);
+		elio_worker_post(read->disk->worker, &read->event);
+		return;
+	}
+	bio->bi_end_io(bio);
+	elio_read_free(read);
+}
+
+static void elio_read_down(struct elio_read *read, struct block_device *device, u64 sector, bool again)
+{
+	struct bio *bio = read->bio;
+
+	read->device = bio->bi_bdev;
+	read->iter = bio->bi_iter;
+	read->end_io = bio->bi_end_io;
+	read->private = bio->bi_private;
+	read->again = again;
+	bio->bi_end_io = elio_read_endio;
+	bio->bi_private = read;
+	bio_set_dev(bio, device);
+	bio->bi_iter.bi_sector = sector;
+	elio_submit(bio);
+}
+
 static void elio_disk_submit(struct bio *bio)
 {
 	struct elio_disk *disk = bio->bi_bdev->bd_disk->private_data;
+	bool nowait = bio->bi_opf & REQ_NOWAIT;
+	struct llist_node *spare;
 	struct elio_read *read;
 
 	if (bio_op(bio) != REQ_OP_READ) {
@@ -55,7 +130,11 @@ static void elio_disk_submit(struct bio *bio)
 		bio_endio(bio);
 		return;
 	}
-	read = kmalloc(sizeof(*read), bio->bi_opf & REQ_NOWAIT ? GFP_NOWAIT : GFP_NOIO | __GFP_NOFAIL);
+	spare = elio_spare_take(&elio_read_spares);
+	if (spare)
+		read = container_of(spare, struct elio_read, event.node);
+	else
+		read = kmem_cache_alloc(elio_reads, nowait ? GFP_NOWAIT : GFP_NOIO | __GFP_NOFAIL);
 	if (!read) {
 		bio_wouldblock_error(bio);
 		return;
@@ -64,7 +143,10 @@ static void elio_disk_submit(struct bio *bio)
 	read->bio = bio;
 	read->disk = disk;
 	atomic_inc(&disk->reads);
-	elio_worker_post(disk->worker, &read->event);
+	if (elio_read_is_untouched(read, &bio->bi_iter))
+		elio_read_down(read, disk->origin, bio->bi_iter.bi_sector, true);
+	else
+		elio_rs_read(disk->tracker, &read->event, nowait);
 }
 
 static const struct block_device_operations elio_disk_operations = {
@@ -76,13 +158,20 @@ static const struct block_device_operations elio_disk_operations = {
 
 int elio_disk_init(void)
 {
+	elio_reads = KMEM_CACHE(elio_read, 0);
+	if (!elio_reads)
+		return -ENOMEM;
 	elio_major = register_blkdev(0, "elastio-snap");
+	if (elio_major < 0)
+		kmem_cache_destroy(elio_reads);
 	return min(elio_major, 0);
 }
 
 void elio_disk_exit(void)
 {
 	unregister_blkdev(elio_major, "elastio-snap");
+	elio_spares_free(&elio_read_spares, elio_reads, offsetof(struct elio_read, event.node));
+	kmem_cache_destroy(elio_reads);
 }
 
 struct elio_disk *elio_disk_new(u32 minor, struct elio_device *device, struct elio_worker *worker, long *error)
@@ -99,7 +188,9 @@ struct elio_disk *elio_disk_new(u32 minor, struct elio_device *device, struct el
 		*error = -ENOMEM;
 		return NULL;
 	}
+	disk->origin = origin;
 	disk->worker = worker;
+	disk->tracker = elio_worker_context(worker);
 	init_waitqueue_head(&disk->idle);
 	disk->disk = blk_alloc_disk(&limits, NUMA_NO_NODE);
 	if (IS_ERR(disk->disk)) {
@@ -144,6 +235,7 @@ void elio_disk_remove(struct elio_disk *disk)
 {
 	del_gendisk(disk->disk);
 	wait_event(disk->idle, !atomic_read(&disk->reads));
+	synchronize_rcu();
 	put_disk(disk->disk);
 	kfree(disk);
 }
@@ -184,14 +276,17 @@ void elio_read_fill(void *read, u64 from, const void *memory, u64 bytes)
 	}
 }
 
+/* Has the read done by the device, from that sector on. */
+void elio_read_send(void *read, struct block_device *device, u64 sector)
+{
+	elio_read_down(read, device, sector, false);
+}
+
 void elio_read_end(void *memory, int error)
 {
 	struct elio_read *read = memory;
-	struct elio_disk *disk = read->disk;
 
 	read->bio->bi_status = errno_to_blk_status(error);
 	bio_endio(read->bio);
-	kfree(read);
-	if (atomic_dec_and_test(&disk->reads))
-		wake_up(&disk->idle);
+	elio_read_free(read);
 }

@@ -3,12 +3,14 @@
  * Every bio that may change a tracked disk comes by here, and goes on at once, later or not at all.
  *
  * submit_bio_noacct() is redirected by ftrace: IPMODIFY, so that nobody else does the same, and
- * PERMANENT, so that nobody can switch it off. What this module submits itself is known by its
- * return address, what the block layer submits again by its end_io or its bio_set; both go through.
+ * PERMANENT, so that nobody can switch it off. The usual write needs no redirection: it is counted,
+ * tested and marked by its end_io where ftrace calls. What this module submits itself is known by
+ * its return address. What a target has seen it knows again by the chain of end_io, so a rest that
+ * the block layer submits again passes, and each target sees what another one's tracker writes.
  *
  * Invariants: a target is found only under RCU and freed after a grace period; a write is counted
  * by elio_rs_test() before it is tested, and the count is undone when the write is complete or when
- * the worker has it. elio_hook_inside counts tasks in redirected calls, which may sleep.
+ * the tracker holds it. elio_hook_inside counts tasks in redirected calls, which may sleep.
  */
 #include <linux/bio.h>
 #include <linux/blkdev.h>
@@ -35,21 +37,22 @@ struct elio_target {
 struct elio_write {
 	struct elio_event event;
 	struct bio *bio;
-	struct elio_worker *worker;
 	void *tracker;
+	u64 id; /* of the target, which may be gone */
 	u64 offset; /* in the tracked device (bytes), clipped to it */
 	u64 length;
 	u64 skipped; /* of the bio before that (bytes) */
-	u64 id; /* of the target, behind which the next one is looked for */
+	u32 lane; /* in which it is counted */
+	bool stopped; /* did not pass where ftrace calls */
 	bio_end_io_t *end_io;
 	void *private;
 };
 
-/* In ascending order of id. */
 static LIST_HEAD(elio_targets);
 static DEFINE_MUTEX(elio_targets_lock);
-static u64 elio_next_id = 1;
+static u64 elio_last_id;
 static struct kmem_cache *elio_writes;
+static DEFINE_PER_CPU(struct elio_spares, elio_write_spares);
 static DEFINE_PER_CPU(long, elio_hook_inside);
 static unsigned long elio_text_base, elio_text_size;
 
@@ -66,21 +69,57 @@ static bool elio_overlaps(const struct elio_target *target, struct bio *bio)
 {
 	u64 first = elio_disk_sector(bio);
 
-	return bio->bi_bdev->bd_disk == target->disk && first < target->first + target->sectors &&
-	       first + bio_sectors(bio) > target->first;
+	return first < target->first + target->sectors && first + bio_sectors(bio) > target->first;
 }
 
-static void elio_write_clip(struct elio_write *write, const struct elio_target *target, struct bio *bio)
+/* Whether the target has seen the bio, or its own tracker made it. */
+static bool elio_knows(const struct elio_target *target, const struct bio *bio)
+{
+	bio_end_io_t *end_io = bio->bi_end_io;
+	void *private = bio->bi_private;
+
+	while (end_io == elio_write_endio) {
+		const struct elio_write *write = private;
+
+		if (write->id == target->id)
+			return true;
+		end_io = write->end_io;
+		private = write->private;
+	}
+	return elio_io_is_from(end_io, private, target->worker);
+}
+
+/* Never waits; NULL if there is none. From any context. */
+static __always_inline struct elio_write *elio_write_take(void)
+{
+	struct llist_node *node = elio_spare_take(&elio_write_spares);
+
+	return node ? container_of(node, struct elio_write, event.node) : NULL;
+}
+
+static __always_inline void elio_write_put(struct elio_write *write)
+{
+	if (!elio_spare_put(&elio_write_spares, &write->event.node))
+		kmem_cache_free(elio_writes, write);
+}
+
+static __always_inline void elio_write_clip(struct elio_write *write, const struct elio_target *target,
+					    struct bio *bio)
 {
 	u64 first = elio_disk_sector(bio), end = first + bio_sectors(bio);
-	u64 from = max(first, target->first), to = min(end, target->first + target->sectors);
 
-	write->skipped = (from - first) << SECTOR_SHIFT;
-	write->offset = (from - target->first) << SECTOR_SHIFT;
-	write->length = (to - from) << SECTOR_SHIFT;
-	write->worker = target->worker;
+	write->bio = bio;
 	write->tracker = target->tracker;
 	write->id = target->id;
+	write->lane = raw_smp_processor_id();
+	write->skipped = 0;
+	if (unlikely(first < target->first)) {
+		write->skipped = (target->first - first) << SECTOR_SHIFT;
+		first = target->first;
+	}
+	end = min(end, target->first + target->sectors);
+	write->offset = (first - target->first) << SECTOR_SHIFT;
+	write->length = (end - first) << SECTOR_SHIFT;
 }
 
 static void elio_write_wrap(struct elio_write *write)
@@ -93,101 +132,158 @@ static void elio_write_wrap(struct elio_write *write)
 	bio->bi_private = write;
 }
 
-static void elio_write_leave(void *tracker)
+static void elio_write_unwrap(struct elio_write *write)
 {
-	/* Whoever waits for the last one to leave also waits for the readers of RCU. */
-	rcu_read_lock();
-	elio_rs_leave(tracker);
-	rcu_read_unlock();
+	struct bio *bio = write->bio;
+
+	bio->bi_end_io = write->end_io;
+	bio->bi_private = write->private;
+}
+
+static void elio_write_leave(void *tracker, u32 lane)
+{
+	/* Whoever waits for the last one to leave also waits for the readers of RCU, as this is. */
+	preempt_disable();
+	elio_rs_leave(tracker, lane);
+	preempt_enable();
 }
 
 static void elio_write_endio(struct bio *bio)
 {
 	struct elio_write *write = bio->bi_private;
 	void *tracker = write->tracker;
+	u32 lane = write->lane;
 
-	bio->bi_end_io = write->end_io;
-	bio->bi_private = write->private;
-	kmem_cache_free(elio_writes, write);
-	elio_write_leave(tracker);
+	elio_write_unwrap(write);
+	elio_write_put(write);
+	elio_write_leave(tracker, lane);
 	if (bio->bi_end_io)
 		bio->bi_end_io(bio);
 }
 
-/* Takes the bio to each target behind `id` in turn, then down. Whoever holds it calls again. */
-static void elio_dispatch(struct bio *bio, u64 id)
+static bool elio_concerns(const struct elio_target *target, struct bio *bio)
 {
-	struct elio_target *target;
+	return bio->bi_bdev->bd_disk == target->disk && elio_overlaps(target, bio) && !elio_knows(target, bio);
+}
+
+/* The next target that is to see the bio, if any. Under RCU. */
+static const struct elio_target *elio_target_of(struct bio *bio)
+{
+	const struct elio_target *target;
+
+	list_for_each_entry_rcu(target, &elio_targets, link) {
+		if (elio_concerns(target, bio))
+			return target;
+	}
+	return NULL;
+}
+
+/* Counts and tests a bio for a target. Under RCU. */
+static __always_inline bool elio_write_test(struct elio_write *write, const struct elio_target *target,
+					    struct bio *bio)
+{
+	elio_write_clip(write, target, bio);
+	return elio_rs_test(write->tracker, write->lane, write->offset, write->length);
+}
+
+/* Gives a write that did not pass, and is still counted, to its tracker. */
+static void elio_write_hold(struct elio_write *write)
+{
+	bool nowait = write->bio->bi_opf & REQ_NOWAIT;
+	void *tracker = write->tracker;
+	u32 lane = write->lane;
+
+	write->event.kind = ELIO_EVENT_WRITE;
+	elio_rs_hold(tracker, &write->event, nowait);
+	elio_write_leave(tracker, lane);
+}
+
+/* Takes the bio to each target that has not seen it, then down. Who holds it calls again. */
+void elio_dispatch(struct bio *bio)
+{
+	bool nowait = bio->bi_opf & REQ_NOWAIT, passes;
 	struct elio_write *write = NULL;
-	bool found, passes;
+	const struct elio_target *target;
 
 	for (;;) {
-		if (!write) {
-			bool nowait = bio->bi_opf & REQ_NOWAIT;
-
+		rcu_read_lock();
+		target = elio_target_of(bio);
+		if (target && !write)
+			write = elio_write_take();
+		passes = target && write && elio_write_test(write, target, bio);
+		if (passes) {
+			write->stopped = false;
+			elio_write_wrap(write);
+		}
+		rcu_read_unlock();
+		if (!target)
+			break;
+		if (passes) {
+			write = NULL;
+		} else if (write) {
+			elio_write_hold(write);
+			return;
+		} else {
 			write = kmem_cache_alloc(elio_writes, nowait ? GFP_NOWAIT : GFP_NOIO | __GFP_NOFAIL);
 			if (!write) {
 				bio_wouldblock_error(bio);
 				return;
 			}
 		}
-		found = false;
-		rcu_read_lock();
-		list_for_each_entry_rcu(target, &elio_targets, link) {
-			if (target->id > id && elio_overlaps(target, bio)) {
-				found = true;
-				elio_write_clip(write, target, bio);
-				passes = elio_rs_test(write->tracker, write->offset, write->length);
-				break;
-			}
-		}
-		rcu_read_unlock();
-		if (!found) {
-			kmem_cache_free(elio_writes, write);
-			elio_submit(bio);
-			return;
-		}
-		id = write->id;
-		write->bio = bio;
-		if (!passes) {
-			void *tracker = write->tracker;
-
-			write->event.kind = ELIO_EVENT_WRITE;
-			elio_worker_post(write->worker, &write->event);
-			elio_write_leave(tracker);
-			return;
-		}
-		elio_write_wrap(write);
-		write = NULL;
 	}
+	if (write)
+		elio_write_put(write);
+	elio_submit(bio);
 }
 
 static noinline void elio_redirected(struct bio *bio)
 {
-	elio_dispatch(bio, 0);
+	struct elio_write *write = bio->bi_private;
+
+	if (bio->bi_end_io == elio_write_endio && write->stopped) {
+		elio_write_unwrap(write);
+		elio_write_hold(write);
+	} else {
+		elio_dispatch(bio);
+	}
 	this_cpu_dec(elio_hook_inside);
+}
+
+/* Whether the bio passes at a target; if there is a record, it is marked either way. */
+static __always_inline bool elio_passes(const struct elio_target *target, struct bio *bio)
+{
+	struct elio_write *write = elio_write_take();
+
+	if (!write)
+		return false;
+	write->stopped = !elio_write_test(write, target, bio);
+	elio_write_wrap(write);
+	return !write->stopped;
 }
 
 static void notrace elio_hook(unsigned long ip, unsigned long parent_ip, struct ftrace_ops *ops,
 			      struct ftrace_regs *fregs)
 {
-	struct elio_target *target;
+	const struct elio_target *target;
 	struct bio *bio;
 
-	if (list_empty(&elio_targets) || parent_ip - elio_text_base < elio_text_size)
+	if (list_empty(&elio_targets))
 		return;
 	bio = (struct bio *)ftrace_regs_get_argument(fregs, 0);
-	if (!op_is_write(bio_op(bio)) || !bio->bi_iter.bi_size)
+	if (!op_is_write(bio_op(bio)))
 		return;
+	/* A reader of RCU. */
 	preempt_disable_notrace();
 	list_for_each_entry_rcu(target, &elio_targets, link, true) {
-		if (!elio_overlaps(target, bio))
+		if (bio->bi_bdev->bd_disk != target->disk)
 			continue;
-		if (bio->bi_end_io != elio_write_endio && !elio_bio_is_own(bio)) {
+		if (parent_ip - elio_text_base < elio_text_size || !bio->bi_iter.bi_size)
+			break;
+		if (elio_concerns(target, bio) && !elio_passes(target, bio)) {
 			this_cpu_inc(elio_hook_inside);
 			ftrace_regs_set_instruction_pointer(fregs, (unsigned long)elio_redirected);
+			break;
 		}
-		break;
 	}
 	preempt_enable_notrace();
 }
@@ -203,7 +299,7 @@ int elio_hook_init(void)
 
 	elio_text_base = (unsigned long)THIS_MODULE->mem[MOD_TEXT].base;
 	elio_text_size = THIS_MODULE->mem[MOD_TEXT].size;
-	elio_writes = KMEM_CACHE(elio_write, SLAB_HWCACHE_ALIGN);
+	elio_writes = KMEM_CACHE(elio_write, 0);
 	if (!elio_writes)
 		return -ENOMEM;
 	error = ftrace_set_filter_ip(&elio_hook_ops, (unsigned long)submit_bio_noacct, 0, 0);
@@ -235,6 +331,7 @@ void elio_hook_exit(void)
 	} while (inside);
 	synchronize_rcu_tasks();
 	synchronize_rcu();
+	elio_spares_free(&elio_write_spares, elio_writes, offsetof(struct elio_write, event.node));
 	kmem_cache_destroy(elio_writes);
 }
 
@@ -262,7 +359,7 @@ bool elio_target_publish(struct elio_target *target)
 	list_for_each_entry(other, &elio_targets, link)
 		fresh &= other->disk != target->disk || other->first != target->first;
 	if (fresh) {
-		target->id = elio_next_id++;
+		target->id = ++elio_last_id;
 		list_add_tail_rcu(&target->link, &elio_targets);
 	}
 	mutex_unlock(&elio_targets_lock);
@@ -302,6 +399,11 @@ bool elio_write_nowait(const struct elio_write *write)
 	return write->bio->bi_opf & REQ_NOWAIT;
 }
 
+u32 elio_write_lane(const struct elio_write *write)
+{
+	return write->lane;
+}
+
 u64 elio_write_offset(const struct elio_write *write)
 {
 	return write->offset;
@@ -335,11 +437,10 @@ bool elio_write_peek(const struct elio_write *write, u64 offset, u8 *to, size_t 
 void elio_write_submit(struct elio_write *write)
 {
 	struct bio *bio = write->bio;
-	u64 id = write->id;
 
 	bio_clear_polled(bio);
 	elio_write_wrap(write);
-	elio_dispatch(bio, id);
+	elio_dispatch(bio);
 }
 
 /* Completes a held write that is not submitted; it has not been counted. */
@@ -347,7 +448,7 @@ void elio_write_end(struct elio_write *write, int error)
 {
 	struct bio *bio = write->bio;
 
-	kmem_cache_free(elio_writes, write);
+	elio_write_put(write);
 	bio->bi_status = errno_to_blk_status(error);
 	bio_endio(bio);
 }

@@ -24,6 +24,11 @@ void elio_mutex_lock(void *mutex)
 	mutex_lock(mutex);
 }
 
+bool elio_mutex_try_lock(void *mutex)
+{
+	return mutex_trylock(mutex);
+}
+
 void elio_mutex_unlock(void *mutex)
 {
 	mutex_unlock(mutex);

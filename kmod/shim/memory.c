@@ -27,7 +27,7 @@ void elio_noio_leave(u32 saved)
 void *elio_alloc(size_t bytes)
 {
 	unsigned int saved = memalloc_noio_save();
-	void *memory = kvzalloc(bytes, GFP_KERNEL | __GFP_NOWARN);
+	void *memory = kvzalloc(bytes, GFP_KERNEL | __GFP_NOWARN | __GFP_RETRY_MAYFAIL);
 
 	memalloc_noio_restore(saved);
 	return memory;

@@ -11,10 +11,14 @@
 #define ELIO_SHIM_H
 
 #include <linux/types.h>
+#include <linux/blk_types.h>
+#include <linux/irqflags.h>
 #include <linux/llist.h>
+#include <linux/percpu.h>
 
 struct bio;
 struct block_device;
+struct kmem_cache;
 struct super_block;
 struct elio_worker;
 struct elio_target;
@@ -36,6 +40,58 @@ struct elio_event {
 	u32 kind;
 };
 
+/* Records that are not in use. */
+struct elio_spares {
+	struct llist_node *first;
+	u32 count;
+};
+
+/* Records kept for each processor, so that what is usual allocates nothing. */
+#define ELIO_SPARES 128
+
+/* Never waits; NULL if there is none. From any context, as the two below. */
+static __always_inline struct llist_node *elio_spare_take(struct elio_spares __percpu *all)
+{
+	struct elio_spares *spares;
+	struct llist_node *node;
+	unsigned long flags;
+
+	raw_local_irq_save(flags);
+	spares = this_cpu_ptr(all);
+	node = spares->first;
+	if (node) {
+		spares->first = node->next;
+		spares->count--;
+	}
+	raw_local_irq_restore(flags);
+	return node;
+}
+
+/* False if there are enough: then it is to be freed. */
+static __always_inline bool elio_spare_put(struct elio_spares __percpu *all, struct llist_node *node)
+{
+	struct elio_spares *spares;
+	unsigned long flags;
+	bool room;
+
+	raw_local_irq_save(flags);
+	spares = this_cpu_ptr(all);
+	room = spares->count < ELIO_SPARES;
+	if (room) {
+		node->next = spares->first;
+		spares->first = node;
+		spares->count++;
+	}
+	raw_local_irq_restore(flags);
+	return room;
+}
+
+/* bio.c: when nobody uses them any more; the node is `offset` bytes inside its record. */
+void elio_spares_free(struct elio_spares __percpu *all, struct kmem_cache *cache, size_t offset);
+
+/* What a request carries for Rust (bytes). */
+#define ELIO_JOB_BYTES 96
+
 /* memory.c: never for more than the kernel gives without I/O; may sleep. */
 u32 elio_noio_enter(void);
 void elio_noio_leave(u32 saved);
@@ -50,6 +106,7 @@ void elio_random(void *to, size_t bytes);
 /* lock.c: a mutex, and something to wait for; waiting may sleep. */
 void *elio_mutex_new(void);
 void elio_mutex_lock(void *mutex);
+bool elio_mutex_try_lock(void *mutex);
 void elio_mutex_unlock(void *mutex);
 void elio_mutex_free(void *mutex);
 void *elio_signal_new(void);
@@ -64,6 +121,11 @@ void elio_bug(void);
 
 /* work.c: a queue of events and the thread that calls elio_rs_work() with `context`. */
 struct elio_worker *elio_worker_new(void *context, u32 minor);
+void *elio_worker_context(const struct elio_worker *worker);
+struct elio_spares *elio_worker_spares(struct elio_worker *worker);
+bool elio_worker_put(struct elio_worker *worker, struct elio_event *event);
+void elio_worker_begin(struct elio_worker *worker);
+void elio_worker_end(struct elio_worker *worker);
 void elio_worker_post(struct elio_worker *worker, struct elio_event *event);
 void elio_worker_kick(struct elio_worker *worker);
 struct elio_event *elio_worker_take(struct elio_worker *worker);
@@ -83,13 +145,21 @@ struct elio_target *elio_target_new(struct block_device *device, struct elio_wor
 bool elio_target_publish(struct elio_target *target);
 void elio_target_unpublish(struct elio_target *target);
 void elio_target_free(struct elio_target *target);
-/* Counts a write in flight and tells whether it may pass; byte offsets in the device. */
-bool elio_rs_test(void *tracker, u64 offset, u64 length);
+/*
+ * Counts a write in flight in a lane and tells whether it may pass; byte offsets in the device. Under
+ * RCU, from any context.
+ */
+bool elio_rs_test(void *tracker, u32 lane, u64 offset, u64 length);
 /* Undoes the count of elio_rs_test(). */
-void elio_rs_leave(void *tracker);
+void elio_rs_leave(void *tracker, u32 lane);
+/* Takes a write that does not pass and that is still counted; may sleep unless `nowait`. */
+void elio_rs_hold(void *tracker, struct elio_event *write, bool nowait);
+/* Takes a bio to all that are to see it, and down. May sleep unless it is REQ_NOWAIT. */
+void elio_dispatch(struct bio *bio);
 /* What is held is a write until it is told to go. */
 u32 elio_write_op(const struct elio_write *write);
 bool elio_write_nowait(const struct elio_write *write);
+u32 elio_write_lane(const struct elio_write *write);
 u64 elio_write_offset(const struct elio_write *write);
 u64 elio_write_length(const struct elio_write *write);
 bool elio_write_peek(const struct elio_write *write, u64 offset, u8 *to, size_t length);
@@ -99,13 +169,15 @@ void elio_write_end(struct elio_write *write, int error);
 /* bio.c: own I/O; each start is answered by one event. May sleep. */
 int elio_bio_init(void);
 void elio_bio_exit(void);
-bool elio_bio_is_own(const struct bio *bio);
-void *elio_io_new(struct elio_worker *worker, u64 token);
+bool elio_io_reserve(struct elio_spares *spares);
+void elio_io_drop(struct elio_spares *spares);
+bool elio_io_is_from(bio_end_io_t *end_io, const void *private, const struct elio_worker *worker);
+void *elio_io_new(struct elio_worker *worker);
+void *elio_io_job(void *io);
 void elio_io_add(void *io, struct block_device *device, u32 op, u64 sector, void *memory, size_t bytes);
 void elio_io_add_part(void *io, struct block_device *device, u64 sector, void *read, u64 from, u64 bytes);
 void elio_io_flush(void *io, struct block_device *device);
 void elio_io_start(void *io);
-u64 elio_io_token(const struct elio_event *event);
 int elio_io_error(const struct elio_event *event);
 void elio_io_free(struct elio_event *event);
 int elio_io_sync_read(struct block_device *device, u64 sector, void *memory, size_t bytes);
@@ -169,7 +241,12 @@ void elio_disk_remove(struct elio_disk *disk);
 u64 elio_read_offset(const void *read);
 u64 elio_read_length(const void *read);
 void elio_read_fill(void *read, u64 from, const void *memory, u64 bytes);
+void elio_read_send(void *read, struct block_device *device, u64 sector);
 void elio_read_end(void *read, int error);
+/* Whether the snapshot shows what the origin has there. Under RCU, from any context. */
+bool elio_rs_untouched(void *tracker, u64 offset, u64 length);
+/* Takes a read of something touched; may sleep unless `nowait`. */
+void elio_rs_read(void *tracker, struct elio_event *read, bool nowait);
 struct bio *elio_read_bio(void *read);
 
 /* control.c (Rust's with the kernel's crate), proc.c */

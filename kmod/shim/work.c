@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A worker: a queue that anybody may post to, and one thread at a time that empties it.
+ * A worker: a queue that anybody may post to, and a thread that empties it; so does whoever comes
+ * by, under a lock of the tracker's.
  *
- * Invariant: after a post or a kick elio_rs_work() runs at least once more, and never twice at
- * once for one worker. What is posted last comes out last.
+ * Invariants: what is posted is taken by whoever works at that moment, or elio_rs_work() runs at
+ * least once more, and never twice at once for one worker. What is posted last comes out last.
  */
 #include <linux/atomic.h>
 #include <linux/jiffies.h>
@@ -15,9 +16,11 @@
 
 struct elio_worker {
 	struct llist_head events;
+	int working; /* somebody is, and looks at the queue again before it ends */
 	struct workqueue_struct *queue;
 	struct work_struct work;
 	struct delayed_work tick;
+	struct elio_spares spares;
 	unsigned long period;
 	atomic_t ticked;
 	void *context;
@@ -52,17 +55,51 @@ struct elio_worker *elio_worker_new(void *context, u32 minor)
 	INIT_DELAYED_WORK(&worker->tick, elio_tick);
 	worker->context = context;
 	worker->queue = alloc_ordered_workqueue("elastio_snap%u", WQ_MEM_RECLAIM | WQ_HIGHPRI, minor);
-	if (!worker->queue) {
+	if (!worker->queue || !elio_io_reserve(&worker->spares)) {
+		if (worker->queue)
+			destroy_workqueue(worker->queue);
 		kfree(worker);
 		return NULL;
 	}
 	return worker;
 }
 
+void *elio_worker_context(const struct elio_worker *worker)
+{
+	return worker->context;
+}
+
+struct elio_spares *elio_worker_spares(struct elio_worker *worker)
+{
+	return &worker->spares;
+}
+
+/* Whether somebody works who sees it; else the caller sees to that. */
+bool elio_worker_put(struct elio_worker *worker, struct elio_event *event)
+{
+	/* A barrier, as the one in elio_worker_end(). */
+	llist_add(&event->node, &worker->events);
+	return READ_ONCE(worker->working);
+}
+
 void elio_worker_post(struct elio_worker *worker, struct elio_event *event)
 {
-	llist_add(&event->node, &worker->events);
-	queue_work(worker->queue, &worker->work);
+	if (!elio_worker_put(worker, event))
+		queue_work(worker->queue, &worker->work);
+}
+
+/* The caller works until elio_worker_end(), and is alone in that. */
+void elio_worker_begin(struct elio_worker *worker)
+{
+	WRITE_ONCE(worker->working, 1);
+}
+
+void elio_worker_end(struct elio_worker *worker)
+{
+	WRITE_ONCE(worker->working, 0);
+	smp_mb();
+	if (!llist_empty(&worker->events))
+		queue_work(worker->queue, &worker->work);
 }
 
 void elio_worker_kick(struct elio_worker *worker)
@@ -116,5 +153,6 @@ void elio_worker_stop(struct elio_worker *worker)
 void elio_worker_free(struct elio_worker *worker)
 {
 	destroy_workqueue(worker->queue);
+	elio_io_drop(&worker->spares);
 	kfree(worker);
 }

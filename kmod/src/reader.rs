@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Reads of the snapshot: each is cut into parts, and each part is found where the model says.
+//! Reads of the snapshot. One that touches nothing goes down to the origin by itself and does not
+//! come here, unless the second look finds that something was touched meanwhile. One that lies in one
+//! place is sent there, all others are cut into parts, each found where the model says.
 //!
 //! Invariants: a part that was read from the origin counts only if its blocks are unchanged after
 //! the read; a read ends when its last part is dropped.
 
 use super::files::Places;
+use super::kapi::io::Blank;
 use super::kapi::{KBox, Read, Shared, Worker};
 use super::logic::device::Look;
 use super::logic::errno::Errno;
@@ -24,6 +27,14 @@ pub struct Part {
     end: u64,
     /// What was read from the origin, and is to be looked at again.
     origin: Option<Extent>,
+}
+
+/// What a read leaves to do when it is over for the tracker.
+pub enum Left {
+    /// Nothing.
+    Nothing,
+    /// The model may have effects.
+    Work,
 }
 
 /// A part that was told to wait, and those that were before.
@@ -56,6 +67,35 @@ impl Tracker {
         }
     }
 
+    /// Ends or sends a read that lies in one place; gives any other one back.
+    pub(super) fn read_whole(&self, inner: &mut Inner, read: Read) -> Result<Left, Read> {
+        let (at, length) = (read.offset(), read.length());
+        let Some(wanted) = self.geometry.blocks_of(at, length) else { return Err(read) };
+        let skip = at.saturating_sub(wanted.first << BLOCK_SHIFT);
+        match inner.device.look(wanted) {
+            Look::File { block, extent } if extent == wanted => {
+                let byte = (block << BLOCK_SHIFT).saturating_add(skip);
+                let place = inner.files.current.as_ref().and_then(|file| Places::new(file, byte, length).next());
+                match place {
+                    Some(place) if place.sectors << SECTOR_SHIFT == length => {
+                        read.send(&self.origin, place.sector);
+                        Ok(Left::Nothing)
+                    }
+                    _ => Err(read),
+                }
+            }
+            Look::Copy { copy, at, extent } => {
+                let start = (at << BLOCK_SHIFT).saturating_add(skip) as usize;
+                let data = inner.copies.get(copy as usize).and_then(Option::as_ref);
+                let bytes = data.and_then(|data| data.bytes().get(start..start.saturating_add(length as usize)));
+                let filled = bytes.filter(|_| extent == wanted).map(|bytes| read.fill(0, bytes));
+                inner.device.unpin(copy);
+                filled.map(|()| Left::Work).ok_or(read)
+            }
+            _ => Err(read),
+        }
+    }
+
     fn advance(&self, worker: &Worker<Job>, inner: &mut Inner, mut part: Part) {
         while part.at < part.end {
             let first = part.at >> BLOCK_SHIFT;
@@ -80,9 +120,13 @@ impl Tracker {
                     let (from, to) = part.span(run);
                     let piece = Part { read: part.read.clone(), at: from, end: to, origin: Some(run) };
                     let place = part.place(from);
-                    let mut request = self.request(worker, Job::Part(piece));
-                    request.read_part(from >> SECTOR_SHIFT, place, to.saturating_sub(from));
-                    request.start();
+                    if let Some(blank) = Blank::new(worker) {
+                        let mut request = blank.with(&self.origin, Job::Part(piece));
+                        request.read_part(from >> SECTOR_SHIFT, place, to.saturating_sub(from));
+                        request.start();
+                    } else {
+                        part.read.fail(Errno::ENOMEM);
+                    }
                     (from, to)
                 }
                 Look::Copy { copy, at, extent } => {
@@ -90,7 +134,7 @@ impl Tracker {
                     let skip = (at << BLOCK_SHIFT).saturating_add(from.saturating_sub(extent.first << BLOCK_SHIFT));
                     let range = skip as usize..skip.saturating_add(to.saturating_sub(from)) as usize;
                     let data = inner.copies.get(copy as usize).and_then(Option::as_ref);
-                    match data.and_then(|data| data.get(range)) {
+                    match data.and_then(|data| data.bytes().get(range)) {
                         Some(bytes) => part.read.fill(part.place(from), bytes),
                         None => part.read.fail(Errno::EIO),
                     }
@@ -116,13 +160,13 @@ impl Tracker {
     fn read_file(&self, worker: &Worker<Job>, inner: &Inner, part: &Part, byte: u64, from: u64, to: u64) {
         let bytes = to.saturating_sub(from);
         let file = inner.files.current.as_ref().filter(|file| Places::new(file, byte, bytes).are_known());
-        let Some(file) = file else {
+        let (Some(file), Some(blank)) = (file, Blank::new(worker)) else {
             part.read.fail(Errno::EIO);
             return;
         };
         let piece = Part { read: part.read.clone(), at: from, end: to, origin: None };
         let mut place = part.place(from);
-        let mut request = self.request(worker, Job::Part(piece));
+        let mut request = blank.with(&self.origin, Job::Part(piece));
         for run in Places::new(file, byte, bytes) {
             let length = run.sectors.saturating_mul(SECTOR_SIZE as u64);
             request.read_part(run.sector, place, length);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Memory for the model: how much of everything a device gets.
+//! Memory for the model: how much of everything a device gets, and what is used again and again.
 
 use super::kapi::{KBox, KVec, Kernel, Page, Shared};
 use super::logic::commit::Commit;
@@ -8,9 +8,9 @@ use super::logic::device::{cache_split, Device, Old};
 use super::logic::epoch::{Epoch, Needs, Origin};
 use super::logic::errno::Errno;
 use super::logic::fast::Fast;
-use super::logic::geometry::Geometry;
+use super::logic::geometry::{Geometry, BLOCK_SHIFT};
 use super::logic::index::Index;
-use super::logic::memory::Block;
+use super::logic::memory::{Block, Buffer};
 use super::logic::recovery::Finding;
 use super::logic::region::Region;
 use super::logic::slab::{Slab, NONE};
@@ -22,6 +22,12 @@ use super::logic::word::Word;
 pub const HOLDS: usize = 1024;
 /// Runs of old data that can be on their way at a time.
 pub const COPIES: usize = 4096;
+/// Counters of writes in flight; processors beyond share them.
+pub const LANES: usize = 16;
+/// Pages of metadata that are there from the beginning.
+const PAGES: usize = 8;
+/// Blocks for old data that are kept for the next copy, at most.
+const BLOCKS: usize = 256;
 /// Index pages that can be in memory, whatever the limit for their bytes.
 const INDEX_PAGES: usize = 8192;
 
@@ -72,4 +78,75 @@ pub fn old(geometry: Geometry, cache_bytes: u64, next_block: u64, end_block: u64
         Some(Old { copies, index: Index::new(pool, heads, on_file, index_pages) })
     };
     old().ok_or(Errno::ENOMEM)
+}
+
+/// Memory for a run of old data.
+pub enum Data {
+    /// Of one block, as the usual copy has.
+    Block(Page),
+    /// Of more.
+    Run(KVec<u8>),
+}
+
+impl Data {
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Data::Block(page) => &page[..],
+            Data::Run(bytes) => bytes,
+        }
+    }
+
+    /// The bytes, to be written.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Data::Block(page) => &mut page[..],
+            Data::Run(bytes) => bytes,
+        }
+    }
+}
+
+/// What the work on a device needs over and over, so that it seldom allocates. As many pages as there
+/// were at the beginning are in stock or come back to it.
+pub struct Stock {
+    pages: KVec<Page>,
+    blocks: KVec<Shared<Data>>,
+}
+
+impl Stock {
+    /// With the pages that are always there.
+    pub fn new() -> Option<Self> {
+        let mut pages = KVec::with_capacity(PAGES)?;
+        for _ in 0..PAGES {
+            pages.push(Page::new()?).ok()?;
+        }
+        Some(Stock { pages, blocks: KVec::with_capacity(BLOCKS)? })
+    }
+
+    /// A page, holding anything; `None` without memory, but then some are in use that will come back.
+    pub fn page(&mut self) -> Option<Page> {
+        self.pages.pop().or_else(Page::new)
+    }
+
+    /// A page is no longer in use.
+    pub fn keep_page(&mut self, page: Page) {
+        // One too many goes.
+        let _ = self.pages.push(page);
+    }
+
+    /// Memory for so many blocks of old data, holding anything, with one owner; `None` without memory.
+    pub fn data(&mut self, blocks: u64) -> Option<Shared<Data>> {
+        if blocks == 1 {
+            return self.blocks.pop().or_else(|| Shared::new(Data::Block(Page::new()?)));
+        }
+        Shared::new(Data::Run(KVec::zeroed((blocks << BLOCK_SHIFT) as usize)?))
+    }
+
+    /// The owner needs it no longer.
+    pub fn keep_data(&mut self, mut data: Shared<Data>) {
+        if data.get_mut().is_some_and(|data| matches!(data, Data::Block(_))) {
+            // One too many goes.
+            let _ = self.blocks.push(data);
+        }
+    }
 }

@@ -1,35 +1,46 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Runs the model for one device: takes its effects and carries them out with bios.
 //!
-//! Writes and reads come to the worker, which is the only one that polls the model; steps of a
-//! command that need the file system are taken by the task that gave the command, so that the worker
-//! goes on with the writes which such a step makes.
+//! Whoever brings a write or a read that must be seen to also does what follows from it, as far as
+//! nobody else works already and no command is in progress; all else is for the worker's thread. Steps
+//! of a command that need the file system are taken by the task that gave the command, so that the
+//! thread goes on with the writes which such a step makes.
 //!
-//! Invariants: the model is under one lock; a file's role is looked up under the same lock in which
-//! the effect that names it was fetched; a write is counted in flight from before its test until
-//! its completion, except while it is held.
+//! Invariants: the model is under one lock, and who works holds it; a file's role is looked up under
+//! the same lock in which the effect that names it was fetched; a write is counted in flight from
+//! before its test until its completion, except while it is held. Work never waits for memory that
+//! its own I/O would have to free: what it lacks comes back with what is under way.
+
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::files::{sector_of, shared_blocks, Files, Places};
 use super::kapi::entry::{target_of, worker_of, Published};
-use super::kapi::io::{Carrier, Op};
+use super::kapi::io::{Blank, Carrier, Op};
 use super::kapi::lock::{wait_for_tests, Guard};
 use super::kapi::{
-    CowFile, Event, KBox, KVec, Kernel, Lock, Origin, Page as Memory, Read, Request, Shared, Signal, Target, Worker,
-    Write, WriteQueue,
+    CowFile, Event, KBox, KVec, Kernel, Lock, Origin, Page as Memory, Read, Shared, Signal, Target, Worker, Write,
+    WriteQueue,
 };
 use super::logic::device::{Admission, Device};
 use super::logic::effect::{Effect, File, Page, Release, Step};
 use super::logic::errno::Errno;
+use super::logic::exclusion::Exclusion;
+use super::logic::fast::Fast;
 use super::logic::geometry::{Extent, Geometry, BLOCK_SHIFT, SECTOR_SIZE};
 use super::logic::hold::{self, Kind};
-use super::logic::inflight::Inflight;
+use super::logic::inflight::{Lane, Lanes};
 use super::logic::memory::{Buffer, BLOCK_SIZE};
 use super::logic::token::{self, Hashes, SECTORS, UNKNOWN, UNTOUCHED};
-use super::reader::{Parked, Part};
-use super::supplies::{COPIES, HOLDS};
+use super::logic::view::View;
+use super::reader::{Left, Parked, Part};
+use super::supplies::{Data, Stock, COPIES, HOLDS, LANES};
 
 /// How often regions that are not written to any more are settled (seconds).
 const TICK: u32 = 30;
+/// Events and effects that somebody who came by sees to before the thread does.
+const PASSING: u32 = 64;
+/// The same for the thread, which then lets others at the lock.
+const SHIFT: u32 = 1024;
 
 /// Pages of the former file that are on their way at a time, at most.
 const FORMER_PAGES: usize = 32;
@@ -37,9 +48,9 @@ const FORMER_PAGES: usize = 32;
 /// What a request is for, with the memory it needs.
 pub enum Job {
     /// The old data of a copy.
-    ReadOrigin(u32, KVec<u8>),
+    ReadOrigin(u32, Shared<Data>),
     /// The copy on its way to the file.
-    StoreCopy(u32, Shared<KVec<u8>>),
+    StoreCopy(u32, Shared<Data>),
     /// A page on its way to a file.
     WritePage(File, Page, Memory),
     /// A page on its way from the current file.
@@ -53,7 +64,7 @@ pub enum Job {
 impl Carrier for Job {
     fn memory(&mut self) -> &mut [u8] {
         match self {
-            Job::ReadOrigin(_, data) => data,
+            Job::ReadOrigin(_, data) => data.get_mut().map_or(&mut [], Data::bytes_mut),
             Job::ReadPage(_, page) => &mut page[..],
             _ => &mut [],
         }
@@ -61,7 +72,7 @@ impl Carrier for Job {
 
     fn data(&self) -> &[u8] {
         match self {
-            Job::StoreCopy(_, data) => data,
+            Job::StoreCopy(_, data) => data.bytes(),
             Job::WritePage(_, _, page) => &page[..],
             _ => &[],
         }
@@ -82,7 +93,7 @@ pub struct Inner {
     /// Its files.
     pub files: Files,
     /// The memory of the model's copies, by their numbers.
-    pub copies: KVec<Option<Shared<KVec<u8>>>>,
+    pub copies: KVec<Option<Shared<Data>>>,
     /// Parts of reads that were told to wait.
     pub parked: Option<KBox<Parked>>,
     /// Writes that the model holds, by the numbers it knows them by; `free` are the unused ones.
@@ -90,8 +101,9 @@ pub struct Inner {
     free: KVec<u32>,
     /// Writes that the model had no room for.
     crowd: WriteQueue,
-    /// A block for the next page that is written.
-    spare: Option<Memory>,
+    stock: Stock,
+    /// The view is of the current epoch.
+    shown: bool,
     /// Blocks whose old data is waited for by [`Tracker::keep`].
     keeping: u32,
     /// A step for the task that gave the command.
@@ -112,14 +124,24 @@ impl Inner {
     }
 }
 
+/// What the next effect may need, in hand.
+#[derive(Default)]
+struct Hand<'a> {
+    blank: Option<Blank<'a, Job>>,
+    page: Option<Memory>,
+}
+
 /// A tracked device.
 pub struct Tracker {
     inner: Lock<Inner>,
-    fast: Published,
-    inflight: Inflight,
+    fast: Published<Fast<Kernel>>,
+    view: Published<View<Kernel>>,
+    /// Whether the snapshot can be read at all.
+    readable: AtomicBool,
+    inflight: Lanes<Kernel>,
     /// Something happened that a command waits for.
     signal: Signal,
-    geometry: Geometry,
+    pub(super) geometry: Geometry,
     /// The device.
     pub origin: Origin,
     worker: Option<Worker<Job>>,
@@ -160,7 +182,8 @@ impl Running {
                 held,
                 free,
                 crowd: WriteQueue::new(),
-                spare: None,
+                stock: Stock::new()?,
+                shown: false,
                 keeping: 0,
                 step: None,
                 pages: KVec::with_capacity(FORMER_PAGES)?,
@@ -169,8 +192,10 @@ impl Running {
             };
             KBox::new(Tracker {
                 inner: Lock::new(inner)?,
+                view: Published::new(Shared::new(View::new(fast.clone(), Exclusion::nothing()))?)?,
                 fast: Published::new(fast)?,
-                inflight: Inflight::new(),
+                readable: AtomicBool::new(false),
+                inflight: Lanes::new(KVec::filled(Lane::default(), LANES)?),
                 signal: Signal::new()?,
                 geometry,
                 origin,
@@ -205,6 +230,9 @@ impl Drop for Running {
         if let Some(worker) = &self.tracker.worker {
             worker.stop();
         }
+        // The thread may have let go of what had only just come.
+        self.tracker.drain();
+        wait_for_tests();
     }
 }
 
@@ -230,14 +258,14 @@ impl Tracker {
     // --- writes ---------------------------------------------------------------------------
 
     /// Counts a write in flight and tells whether it needs nobody to look at it.
-    pub fn test(&self, offset: u64, length: u64) -> bool {
-        self.inflight.enter();
+    pub fn test(&self, lane: u32, offset: u64, length: u64) -> bool {
+        self.inflight.enter(lane);
         self.geometry.blocks_of(offset, length).is_none_or(|extent| self.fast.with(|fast| fast.passes(extent)))
     }
 
     /// A write that was counted is complete, or held.
-    pub fn leave(&self) {
-        if self.inflight.leave() {
+    pub fn leave(&self, lane: u32) {
+        if self.inflight.leave(lane) {
             self.signal.raise();
         }
     }
@@ -256,7 +284,7 @@ impl Tracker {
     }
 
     fn submit(&self, write: Write) {
-        self.inflight.enter();
+        self.inflight.enter(write.lane());
         write.submit();
     }
 
@@ -349,44 +377,105 @@ impl Tracker {
         }
     }
 
-    // --- the worker -----------------------------------------------------------------------
+    // --- the snapshot's readers, see reader.rs --------------------------------------------
 
-    /// Sees to everything that came and everything that follows from it.
+    /// Whether the snapshot shows what the origin has there. Under RCU, from any context.
+    pub fn is_untouched(&self, offset: u64, length: u64) -> bool {
+        let extent = self.geometry.blocks_of(offset, length);
+        self.readable.load(Ordering::Acquire)
+            && extent.is_some_and(|extent| self.view.with(|view| view.is_untouched(extent)))
+    }
+
+    /// A command is over, and may have begun a snapshot, whose readers come from now on. Without memory
+    /// for a view they all come by.
+    fn show(&self, inner: &mut Inner) {
+        inner.shown = false;
+        if let (true, Some(view)) = (inner.device.is_readable(), view(&inner.device)) {
+            let former = self.view.exchange(view);
+            wait_for_tests();
+            drop(former);
+            inner.shown = true;
+        }
+    }
+
+    // --- work -----------------------------------------------------------------------------
+
+    /// For the thread: sees to everything that came and everything that follows from it.
     pub fn work(&self) {
         let Some(worker) = &self.worker else { return };
-        let mut inner = self.inner.lock();
-        if worker.take_tick() {
-            inner.device.tick();
-        }
         loop {
-            let mut idle = true;
-            for event in worker.take() {
-                idle = false;
-                match event {
-                    Event::Write(write) if inner.crowd.is_empty() => {
-                        self.admit(&mut inner, write);
-                    }
-                    Event::Write(write) => inner.crowd.push(write),
-                    Event::Read(read) => self.read(worker, &mut inner, read),
-                    Event::Ended(job, result) => self.ended(worker, &mut inner, job.into_inner(), result),
-                }
+            let mut inner = self.inner.lock();
+            if worker.take_tick() {
+                inner.device.tick();
             }
-            while self.take_effect(worker, &mut inner) {
-                idle = false;
-            }
-            if idle {
+            if self.shift(worker, &mut inner, SHIFT) {
                 return;
             }
         }
     }
 
-    pub(super) fn request(&self, worker: &Worker<Job>, job: Job) -> Request<'_, Job> {
-        Request::new(worker, &self.origin, KBox::sure(job))
+    /// For whoever brought something: the same, if nobody else does and it is not too much.
+    pub fn come_by(&self, worker: &Worker<Job>) {
+        let done = match self.inner.try_lock() {
+            Some(mut inner) if !inner.device.is_busy() => self.shift(worker, &mut inner, PASSING),
+            _ => false,
+        };
+        if !done {
+            worker.kick();
+        }
+    }
+
+    /// Works; false when there is more than `limit` events and effects.
+    fn shift(&self, worker: &Worker<Job>, inner: &mut Inner, limit: u32) -> bool {
+        let shift = worker.begin();
+        let done = self.see_to(worker, inner, limit);
+        self.readable.store(inner.shown && inner.device.is_readable(), Ordering::Release);
+        drop(shift);
+        done
+    }
+
+    fn see_to(&self, worker: &Worker<Job>, inner: &mut Inner, limit: u32) -> bool {
+        let mut left = limit;
+        let mut hand = Hand::default();
+        let done = loop {
+            let mut idle = true;
+            for event in worker.take() {
+                left = left.saturating_sub(1);
+                match event {
+                    Event::Write(write) if inner.crowd.is_empty() => {
+                        self.admit(inner, write);
+                    }
+                    Event::Write(write) => inner.crowd.push(write),
+                    Event::Read(read) => match self.read_whole(inner, read) {
+                        Ok(Left::Nothing) => continue,
+                        Ok(Left::Work) => {}
+                        Err(read) => self.read(worker, inner, read),
+                    },
+                    Event::Ended(job, result) => self.ended(worker, inner, job, result),
+                }
+                idle = false;
+            }
+            if idle && left < limit && limit == PASSING {
+                // Nothing but such reads; the thread, which may have been asked for more, looks anyway.
+                break true;
+            }
+            while left > 0 && self.take_effect(worker, inner, &mut hand) {
+                idle = false;
+                left = left.saturating_sub(1);
+            }
+            if idle || left == 0 {
+                break idle;
+            }
+        };
+        if let Some(page) = hand.page {
+            inner.stock.keep_page(page);
+        }
+        done
     }
 
     /// Transfers all of the job's memory to or from blocks of a file.
-    fn transfer(&self, worker: &Worker<Job>, file: &CowFile, block: u64, op: Op, bytes: u64, job: Job) {
-        let mut request = self.request(worker, job);
+    fn transfer(&self, blank: Blank<'_, Job>, file: &CowFile, block: u64, op: Op, bytes: u64, job: Job) {
+        let mut request = blank.with(&self.origin, job);
         let mut at: u64 = 0;
         for piece in Places::new(file, block << BLOCK_SHIFT, bytes) {
             let length = piece.sectors.saturating_mul(SECTOR_SIZE as u64);
@@ -396,38 +485,74 @@ impl Tracker {
         request.start();
     }
 
-    /// Carries out one effect of the model; false if there is none.
-    fn take_effect(&self, worker: &Worker<Job>, inner: &mut Inner) -> bool {
-        let mut spare = inner.spare.take().unwrap_or_else(Memory::sure);
-        let effect = inner.device.poll(&mut spare);
-        let Some(effect) = effect else {
-            inner.spare = Some(spare);
-            return false;
-        };
-        if let Effect::WritePage { file: File::Former, page, block, durable } = effect {
-            if inner.pages.push((page, block, durable, spare)).is_err() {
-                inner.device.page_written(File::Former, page, Err(Errno::ENOMEM));
+    /// Carries out one effect of the model; false if there is none, or nothing to do it with.
+    fn take_effect<'a>(&'a self, worker: &'a Worker<Job>, inner: &mut Inner, hand: &mut Hand<'a>) -> bool {
+        let Some(blank) = hand.blank.take().or_else(|| Blank::new(worker)) else { return false };
+        let Some(mut page) = hand.page.take().or_else(|| inner.stock.page()) else { return false };
+        let effect = inner.device.poll(&mut page);
+        if let Some(Effect::WritePage { file: File::Former, page: name, block, durable }) = effect {
+            if let Err((.., page)) = inner.pages.push((name, block, durable, page)) {
+                inner.stock.keep_page(page);
+                inner.device.page_written(File::Former, name, Err(Errno::ENOMEM));
             }
             self.signal.raise();
             return true;
         }
-        if let Effect::WritePage { file, page, block, durable } = effect {
+        if let Some(Effect::WritePage { file, page: name, block, durable }) = effect {
             let op = if durable { Op::WriteDurable } else { Op::Write };
             match inner.files.get(file).filter(|file| Places::of_blocks(file, block, 1).are_known()) {
                 Some(place) => {
-                    self.transfer(worker, place, block, op, BLOCK_SIZE as u64, Job::WritePage(file, page, spare))
+                    self.transfer(blank, place, block, op, BLOCK_SIZE as u64, Job::WritePage(file, name, page))
                 }
-                None => inner.device.page_written(file, page, Err(Errno::EIO)),
+                None => inner.device.page_written(file, name, Err(Errno::EIO)),
             }
             return true;
         }
-        inner.spare = Some(spare);
+        if let Some(Effect::ReadPage { file, page: name, block }) = effect {
+            match inner.files.get(file).filter(|file| Places::of_blocks(file, block, 1).are_known()) {
+                Some(place) => {
+                    self.transfer(blank, place, block, Op::Read, BLOCK_SIZE as u64, Job::ReadPage(name, page))
+                }
+                None => inner.device.page_read(name, Err(Errno::EIO)),
+            }
+            return true;
+        }
+        hand.page = Some(page);
         match effect {
-            Effect::WritePage { .. } => {}
+            Some(Effect::ReadOrigin { copy, extent }) => self.read_origin(blank, inner, copy, extent),
+            Some(Effect::StoreCopy { copy, extent, file_block }) => {
+                self.store_copy(blank, inner, copy, extent, file_block);
+            }
+            Some(Effect::Flush { file: File::Former }) => {
+                inner.flush = true;
+                self.signal.raise();
+            }
+            Some(Effect::Flush { file }) => {
+                let mut request = blank.with(&self.origin, Job::Flush(file));
+                request.flush();
+                request.start();
+            }
+            Some(effect) => {
+                hand.blank = Some(blank);
+                self.take_other(worker, inner, effect);
+            }
+            None => return false,
+        }
+        true
+    }
+
+    /// An effect that needs no request.
+    fn take_other(&self, worker: &Worker<Job>, inner: &mut Inner, effect: Effect) {
+        match effect {
+            Effect::WritePage { .. }
+            | Effect::ReadPage { .. }
+            | Effect::ReadOrigin { .. }
+            | Effect::StoreCopy { .. }
+            | Effect::Flush { .. } => {}
             Effect::Release { bio, how } => self.release(inner, bio, how),
             Effect::DropCopy { copy } => {
-                if let Some(place) = inner.copies.get_mut(copy as usize) {
-                    *place = None;
+                if let Some(data) = inner.copies.get_mut(copy as usize).and_then(Option::take) {
+                    inner.stock.keep_data(data);
                 }
             }
             Effect::WakeReaders => self.wake_readers(worker, inner),
@@ -436,35 +561,17 @@ impl Tracker {
                 self.signal.raise();
             }
             Effect::Done { result } => {
+                self.show(inner);
                 inner.done = Some(result);
                 self.signal.raise();
-            }
-            Effect::ReadOrigin { copy, extent } => self.read_origin(worker, inner, copy, extent),
-            Effect::StoreCopy { copy, extent, file_block } => {
-                self.store_copy(worker, inner, copy, extent, file_block);
-            }
-            Effect::ReadPage { file, page, block } => {
-                match inner.files.get(file).filter(|file| Places::of_blocks(file, block, 1).are_known()) {
-                    Some(place) => {
-                        let job = Job::ReadPage(page, Memory::sure());
-                        self.transfer(worker, place, block, Op::Read, BLOCK_SIZE as u64, job);
-                    }
-                    None => inner.device.page_read(page, Err(Errno::EIO)),
-                }
-            }
-            Effect::Flush { file: File::Former } => {
-                inner.flush = true;
-                self.signal.raise();
-            }
-            Effect::Flush { file } => {
-                let mut request = self.request(worker, Job::Flush(file));
-                request.flush();
-                request.start();
             }
             Effect::ProvidePage => inner.device.page_provided(Memory::new()),
             Effect::Step(Step::Switch) => {
                 inner.files.switch();
-                self.fast.replace(inner.device.fast());
+                inner.shown = false;
+                let former = self.fast.exchange(inner.device.fast());
+                wait_for_tests();
+                drop(former);
                 inner.device.step_ended(Ok(()));
             }
             Effect::Step(step) => {
@@ -472,30 +579,32 @@ impl Tracker {
                 self.signal.raise();
             }
         }
-        true
     }
 
-    fn read_origin(&self, worker: &Worker<Job>, inner: &mut Inner, copy: u32, extent: Extent) {
-        let Some(data) = KVec::zeroed((extent.count << BLOCK_SHIFT) as usize) else {
+    fn read_origin(&self, blank: Blank<'_, Job>, inner: &mut Inner, copy: u32, extent: Extent) {
+        let Some(mut data) = inner.stock.data(extent.count) else {
             inner.device.origin_read(copy, Err(Errno::ENOMEM));
             return;
         };
         // The tail of the device is shorter than its block.
         let left = self.geometry.device_bytes().saturating_sub(extent.first << BLOCK_SHIFT);
         let bytes = (extent.count << BLOCK_SHIFT).min(left);
-        let mut request = self.request(worker, Job::ReadOrigin(copy, data));
+        if let Some(tail) = data.get_mut().and_then(|data| data.bytes_mut().get_mut(bytes as usize..)) {
+            tail.fill(0);
+        }
+        let mut request = blank.with(&self.origin, Job::ReadOrigin(copy, data));
         request.transfer(Op::Read, sector_of(extent.first), 0, bytes);
         request.start();
     }
 
-    fn store_copy(&self, worker: &Worker<Job>, inner: &mut Inner, copy: u32, extent: Extent, file_block: u64) {
+    fn store_copy(&self, blank: Blank<'_, Job>, inner: &mut Inner, copy: u32, extent: Extent, file_block: u64) {
         let data = inner.copies.get(copy as usize).and_then(Option::clone);
         let file = inner.files.current.as_ref();
         let file = file.filter(|file| Places::of_blocks(file, file_block, extent.count).are_known());
         match (data, file) {
             (Some(data), Some(file)) => {
                 let job = Job::StoreCopy(copy, data);
-                self.transfer(worker, file, file_block, Op::Write, extent.count << BLOCK_SHIFT, job);
+                self.transfer(blank, file, file_block, Op::Write, extent.count << BLOCK_SHIFT, job);
             }
             _ => inner.device.copy_stored(copy, Err(Errno::EIO)),
         }
@@ -504,23 +613,23 @@ impl Tracker {
     fn ended(&self, worker: &Worker<Job>, inner: &mut Inner, job: Job, result: Result<(), Errno>) {
         match job {
             Job::ReadOrigin(copy, data) => {
-                let kept = result.and_then(|()| Shared::new(data).ok_or(Errno::ENOMEM));
-                let result = kept.map(|data| {
-                    if let Some(place) = inner.copies.get_mut(copy as usize) {
-                        *place = Some(data);
-                    }
-                });
+                if let (Ok(()), Some(place)) = (result, inner.copies.get_mut(copy as usize)) {
+                    *place = Some(data);
+                }
                 inner.device.origin_read(copy, result);
             }
             Job::StoreCopy(copy, _) => inner.device.copy_stored(copy, result),
-            Job::WritePage(file, page, memory) => {
-                inner.spare = Some(memory);
-                inner.device.page_written(file, page, result);
-                if file == File::Current && page == Page::Head {
+            Job::WritePage(file, name, page) => {
+                inner.stock.keep_page(page);
+                inner.device.page_written(file, name, result);
+                if file == File::Current && name == Page::Head {
                     inner.leave_overwritten();
                 }
             }
-            Job::ReadPage(page, memory) => inner.device.page_read(page, result.map(|()| &*memory)),
+            Job::ReadPage(name, page) => {
+                inner.device.page_read(name, result.map(|()| &*page));
+                inner.stock.keep_page(page);
+            }
             Job::Flush(file) => inner.device.flushed(file, result),
             Job::Part(part) => self.part_ended(worker, inner, part, result),
         }
@@ -578,6 +687,7 @@ impl Tracker {
             Some((page, block, durable, bytes)) => {
                 let result = put(block << BLOCK_SHIFT, &bytes[..], durable);
                 inner = self.inner.lock();
+                inner.stock.keep_page(bytes);
                 inner.device.page_written(File::Former, page, result);
             }
             None => {
@@ -650,6 +760,16 @@ impl Tracker {
         // Closed here, not under the lock.
         drop(former);
     }
+}
+
+/// What readers of the current epoch's snapshot look at; `None` when there is no memory.
+fn view(device: &Device<Kernel>) -> Option<Shared<View<Kernel>>> {
+    let areas = device.epoch()?.exclusion.areas();
+    let mut excluded = Exclusion::new(KVec::with_capacity(areas.len())?);
+    for area in areas {
+        excluded.add(*area).ok()?;
+    }
+    Shared::new(View::new(device.fast(), excluded))
 }
 
 /// What a write makes of each sector of block 0.

@@ -13,7 +13,7 @@ use loom::thread;
 use model::fast::Fast;
 use model::geometry::Extent;
 use model::heap::{Bounded, Heap};
-use model::inflight::Inflight;
+use model::inflight::{Lane, Lanes};
 use model::word::Word;
 
 /// Blocks 63 and 64: in two words, so that both must be seen.
@@ -26,27 +26,32 @@ trait Protocol: Send + Sync + 'static {
     fn passes(&self) -> bool;
     fn open(&self);
     fn shut(&self);
-    fn enter(&self);
-    fn leave(&self) -> bool;
+    fn enter(&self, lane: usize);
+    fn leave(&self, lane: usize) -> bool;
     fn is_drained(&self) -> bool;
-    /// A write on the fast path; `submit` is called if it passes. Returns whether it was the last.
-    fn write(&self, submit: impl FnOnce()) -> bool {
-        self.enter();
+    /// A write on the fast path, on a processor with that lane; `submit` is called if it passes.
+    /// Returns whether it was the last.
+    fn write(&self, lane: usize, submit: impl FnOnce()) -> bool {
+        self.enter(lane);
         if self.passes() {
             submit();
         }
-        self.leave()
+        self.leave(lane)
     }
 }
 
 struct Real {
     fast: Fast<Heap>,
-    inflight: Inflight,
+    lanes: Lanes<Heap>,
 }
 
 impl Real {
     fn new() -> Self {
-        Real { fast: Fast::new(Bounded::filled(Word::new(0), 2)), inflight: Inflight::new() }
+        Real::with_lanes(1)
+    }
+    fn with_lanes(lanes: usize) -> Self {
+        let lanes = Lanes::new(Bounded::filled(Lane::default(), lanes));
+        Real { fast: Fast::new(Bounded::filled(Word::new(0), 2)), lanes }
     }
 }
 
@@ -66,14 +71,14 @@ impl Protocol for Real {
     fn shut(&self) {
         self.fast.shut();
     }
-    fn enter(&self) {
-        self.inflight.enter();
+    fn enter(&self, lane: usize) {
+        self.lanes.enter(lane as u32);
     }
-    fn leave(&self) -> bool {
-        self.inflight.leave()
+    fn leave(&self, lane: usize) -> bool {
+        self.lanes.leave(lane as u32)
     }
     fn is_drained(&self) -> bool {
-        self.inflight.is_drained()
+        self.lanes.is_drained()
     }
 }
 
@@ -100,19 +105,23 @@ enum Mistake {
     GateIgnored,
     /// Un-counting is a load and a store.
     LeaveTorn,
+    /// The drain looks at the first lane only.
+    FirstLaneOnly,
+    /// A writer un-counts in another lane than it was counted in, and the drain looks at their sum.
+    LeftElsewhere,
 }
 
 struct Broken {
     mistake: Mistake,
     gate: AtomicU64,
     words: [AtomicU64; 2],
-    inflight: AtomicU64,
+    lanes: [AtomicU64; 2],
 }
 
 impl Broken {
     fn new(mistake: Mistake) -> Self {
         let zero = || AtomicU64::new(0);
-        Broken { mistake, gate: zero(), words: [zero(), zero()], inflight: zero() }
+        Broken { mistake, gate: zero(), words: [zero(), zero()], lanes: [zero(), zero()] }
     }
 }
 
@@ -145,48 +154,56 @@ impl Protocol for Broken {
     fn shut(&self) {
         self.gate.store(0, Ordering::Release);
     }
-    fn enter(&self) {
-        self.inflight.fetch_add(1, Ordering::AcqRel);
+    fn enter(&self, lane: usize) {
+        self.lanes[lane].fetch_add(1, Ordering::AcqRel);
     }
-    fn leave(&self) -> bool {
+    fn leave(&self, lane: usize) -> bool {
+        let lane = if self.mistake == Mistake::LeftElsewhere { 1 - lane } else { lane };
+        let count = &self.lanes[lane];
         if self.mistake == Mistake::LeaveTorn {
-            let before = self.inflight.load(Ordering::Acquire);
-            self.inflight.store(before - 1, Ordering::Release);
+            let before = count.load(Ordering::Acquire);
+            count.store(before.wrapping_sub(1), Ordering::Release);
             return before == 1;
         }
-        self.inflight.fetch_sub(1, Ordering::AcqRel) == 1
+        count.fetch_sub(1, Ordering::AcqRel) == 1
     }
     fn is_drained(&self) -> bool {
+        let [first, second] = &self.lanes;
         match self.mistake {
-            Mistake::DrainLoads => self.inflight.load(Ordering::Acquire) == 0,
-            _ => self.inflight.fetch_add(0, Ordering::AcqRel) == 0,
+            Mistake::DrainLoads => first.load(Ordering::Acquire) == 0,
+            Mistake::FirstLaneOnly => first.fetch_add(0, Ordering::AcqRel) == 0,
+            Mistake::LeftElsewhere => {
+                let sum = first.fetch_add(0, Ordering::AcqRel);
+                sum.wrapping_add(second.fetch_add(0, Ordering::AcqRel)) == 0
+            }
+            _ => [first, second].iter().all(|lane| lane.fetch_add(0, Ordering::AcqRel) == 0),
         }
     }
-    fn write(&self, submit: impl FnOnce()) -> bool {
+    fn write(&self, lane: usize, submit: impl FnOnce()) -> bool {
         match self.mistake {
             Mistake::CountedLate => {
                 let passes = self.passes();
-                self.enter();
+                self.enter(lane);
                 if passes {
                     submit();
                 }
-                self.leave()
+                self.leave(lane)
             }
             Mistake::LeftEarly => {
-                self.enter();
+                self.enter(lane);
                 let passes = self.passes();
-                let last = self.leave();
+                let last = self.leave(lane);
                 if passes {
                     submit();
                 }
                 last
             }
             _ => {
-                self.enter();
+                self.enter(lane);
                 if self.passes() {
                     submit();
                 }
-                self.leave()
+                self.leave(lane)
             }
         }
     }
@@ -225,17 +242,19 @@ fn who_passes_sees_what_was_done_before<P: Protocol>(readers: usize, make: impl 
 }
 
 /// Whatever passed the old gate is on the medium when the drain ends, and nothing comes after.
-fn nothing_is_submitted_after_a_drain<P: Protocol>(writers: usize, make: impl Fn() -> P) {
+fn nothing_is_submitted_after_a_drain<P: Protocol>(lanes: &'static [usize], make: impl Fn() -> P) {
     let protocol = Arc::new(make());
     let medium = Arc::new(AtomicU64::new(0));
     protocol.set(0, 1 << 63);
     protocol.set(1, 1);
     protocol.open();
-    let threads: Vec<_> = (0..writers)
-        .map(|number| {
+    let threads: Vec<_> = lanes
+        .iter()
+        .enumerate()
+        .map(|(number, lane)| {
             let (protocol, medium) = (protocol.clone(), medium.clone());
             thread::spawn(move || {
-                protocol.write(|| {
+                protocol.write(*lane, || {
                     medium.fetch_or(1 << number, Ordering::Relaxed);
                 });
             })
@@ -252,15 +271,16 @@ fn nothing_is_submitted_after_a_drain<P: Protocol>(writers: usize, make: impl Fn
 }
 
 /// A drain that has to wait is woken by the last writer.
-fn the_last_writer_wakes_the_drain<P: Protocol>(writers: usize, make: impl Fn() -> P) {
+fn the_last_writer_wakes_the_drain<P: Protocol>(lanes: &'static [usize], make: impl Fn() -> P) {
     let protocol = Arc::new(make());
     let wakes = Arc::new(AtomicU64::new(0));
     protocol.open();
-    let threads: Vec<_> = (0..writers)
-        .map(|_| {
+    let threads: Vec<_> = lanes
+        .iter()
+        .map(|lane| {
             let (protocol, wakes) = (protocol.clone(), wakes.clone());
             thread::spawn(move || {
-                if protocol.write(|| {}) {
+                if protocol.write(*lane, || {}) {
                     wakes.fetch_add(1, Ordering::Relaxed);
                 }
             })
@@ -332,22 +352,34 @@ fn who_passes_sees_three_threads() {
 
 #[test]
 fn drain_two_threads() {
-    explore(None, || nothing_is_submitted_after_a_drain(1, Real::new));
+    explore(None, || nothing_is_submitted_after_a_drain(&[0], Real::new));
 }
 
 #[test]
 fn drain_three_threads() {
-    explore(BOUND, || nothing_is_submitted_after_a_drain(2, Real::new));
+    explore(BOUND, || nothing_is_submitted_after_a_drain(&[0, 0], Real::new));
 }
 
 #[test]
 fn wake_two_threads() {
-    explore(None, || the_last_writer_wakes_the_drain(1, Real::new));
+    explore(None, || the_last_writer_wakes_the_drain(&[0], Real::new));
 }
 
 #[test]
 fn wake_three_threads() {
-    explore(BOUND, || the_last_writer_wakes_the_drain(2, Real::new));
+    explore(BOUND, || the_last_writer_wakes_the_drain(&[0, 0], Real::new));
+}
+
+#[test]
+fn drain_of_lanes() {
+    explore(None, || nothing_is_submitted_after_a_drain(&[1], || Real::with_lanes(2)));
+    explore(BOUND, || nothing_is_submitted_after_a_drain(&[0, 1], || Real::with_lanes(2)));
+}
+
+#[test]
+fn wake_by_lanes() {
+    explore(None, || the_last_writer_wakes_the_drain(&[1], || Real::with_lanes(2)));
+    explore(BOUND, || the_last_writer_wakes_the_drain(&[0, 1], || Real::with_lanes(2)));
 }
 
 #[test]
@@ -370,9 +402,10 @@ fn second_look_two_threads() {
 fn the_copy_is_faithful() {
     let copy = || Broken::new(Mistake::None);
     explore(None, move || who_passes_sees_what_was_done_before(1, copy));
-    explore(None, move || nothing_is_submitted_after_a_drain(1, copy));
+    explore(None, move || nothing_is_submitted_after_a_drain(&[0], copy));
     explore(None, move || every_bit_is_counted_once(TWO, copy));
-    explore(BOUND, move || the_last_writer_wakes_the_drain(2, copy));
+    explore(BOUND, move || nothing_is_submitted_after_a_drain(&[0, 1], copy));
+    explore(BOUND, move || the_last_writer_wakes_the_drain(&[0, 0], copy));
     explore(None, move || the_second_look_finds_every_overwrite(true, copy));
 }
 
@@ -397,15 +430,19 @@ caught! {
     caught_first_word_only: FirstWordOnly, None, "passed before the old data",
         |make| who_passes_sees_what_was_done_before(1, make);
     caught_counted_late: CountedLate, None, "a write came after the drain",
-        |make| nothing_is_submitted_after_a_drain(1, make);
+        |make| nothing_is_submitted_after_a_drain(&[0], make);
     caught_left_early: LeftEarly, None, "a write came after the drain",
-        |make| nothing_is_submitted_after_a_drain(1, make);
+        |make| nothing_is_submitted_after_a_drain(&[0], make);
     caught_drain_loads: DrainLoads, None, "a write came after the drain",
-        |make| nothing_is_submitted_after_a_drain(1, make);
+        |make| nothing_is_submitted_after_a_drain(&[0], make);
     caught_gate_ignored: GateIgnored, None, "a write came after the drain",
-        |make| nothing_is_submitted_after_a_drain(1, make);
+        |make| nothing_is_submitted_after_a_drain(&[0], make);
     caught_leave_torn: LeaveTorn, BOUND, "a writer was forgotten",
-        |make| the_last_writer_wakes_the_drain(2, make);
+        |make| the_last_writer_wakes_the_drain(&[0, 0], make);
+    caught_first_lane_only: FirstLaneOnly, None, "a write came after the drain",
+        |make| nothing_is_submitted_after_a_drain(&[1], make);
+    caught_left_elsewhere: LeftElsewhere, BOUND, "a write came after the drain",
+        |make| nothing_is_submitted_after_a_drain(&[0, 1], make);
     caught_set_torn: SetTorn, None, "a bit was lost",
         |make| every_bit_is_counted_once(TWO, make);
 }

@@ -15,9 +15,6 @@ use super::ffi::{self, Opaque};
 use super::memory::{KBox, Shared};
 use super::{Origin, Target, Worker};
 use crate::logic::errno::Errno;
-use crate::logic::fast::Fast;
-
-use super::memory::Kernel;
 
 static DRIVER: AtomicPtr<Driver> = AtomicPtr::new(null_mut());
 
@@ -74,15 +71,54 @@ extern "C" fn elio_rs_work(context: Opaque) {
 }
 
 #[no_mangle]
-extern "C" fn elio_rs_test(tracker: Opaque, offset: u64, length: u64) -> bool {
+extern "C" fn elio_rs_test(tracker: Opaque, lane: u32, offset: u64, length: u64) -> bool {
     // SAFETY: found through its target under RCU.
-    unsafe { &*tracker.cast::<Tracker>() }.test(offset, length)
+    unsafe { &*tracker.cast::<Tracker>() }.test(lane, offset, length)
 }
 
 #[no_mangle]
-extern "C" fn elio_rs_leave(tracker: Opaque) {
+extern "C" fn elio_rs_leave(tracker: Opaque, lane: u32) {
     // SAFETY: it was counted, and whoever drops the tracker waits for that and for RCU.
-    unsafe { &*tracker.cast::<Tracker>() }.leave();
+    unsafe { &*tracker.cast::<Tracker>() }.leave(lane);
+}
+
+#[no_mangle]
+extern "C" fn elio_rs_hold(tracker: Opaque, write: Opaque, nowait: bool) {
+    // SAFETY: the write is still counted, and whoever drops the tracker waits for that.
+    let tracker = unsafe { &*tracker.cast::<Tracker>() };
+    // SAFETY: C gives the write away.
+    unsafe { bring(tracker, write, nowait) };
+}
+
+#[no_mangle]
+extern "C" fn elio_rs_untouched(tracker: Opaque, offset: u64, length: u64) -> bool {
+    // SAFETY: the snapshot's disk goes before its tracker.
+    unsafe { &*tracker.cast::<Tracker>() }.is_untouched(offset, length)
+}
+
+#[no_mangle]
+extern "C" fn elio_rs_read(tracker: Opaque, read: Opaque, nowait: bool) {
+    // SAFETY: as above, and the disk waits for the read.
+    let tracker = unsafe { &*tracker.cast::<Tracker>() };
+    // SAFETY: C gives the read away.
+    unsafe { bring(tracker, read, nowait) };
+}
+
+/// Brings something to whoever works, or works.
+///
+/// # Safety
+/// The event is given away.
+unsafe fn bring(tracker: &Tracker, event: Opaque, nowait: bool) {
+    let Some(worker) = tracker.worker() else { return };
+    // SAFETY: as said above.
+    if unsafe { worker.put(event) } {
+        return;
+    }
+    if nowait {
+        worker.kick();
+    } else {
+        tracker.come_by(worker);
+    }
 }
 
 /// A worker whose thread calls `tracker.work()`.
@@ -99,25 +135,25 @@ pub(in super::super) fn target_of(
     Target::publish(origin, worker, tracker.as_ptr().cast())
 }
 
-/// The bits that tests use: one owner's reference, exchanged under RCU.
-pub struct Published(AtomicPtr<Fast<Kernel>>, super::Lock<Shared<Fast<Kernel>>>);
+/// A value that is looked at without a lock: one owner's reference, exchanged under RCU.
+pub struct Published<T>(AtomicPtr<T>, super::Lock<Shared<T>>);
 
-impl Published {
-    /// Publishes bits; `None` when there is no memory.
-    pub fn new(fast: Shared<Fast<Kernel>>) -> Option<Self> {
-        Some(Published(AtomicPtr::new(fast.as_ptr()), super::Lock::new(fast)?))
+impl<T> Published<T> {
+    /// Publishes a value; `None` when there is no memory.
+    pub fn new(value: Shared<T>) -> Option<Self> {
+        Some(Published(AtomicPtr::new(value.as_ptr()), super::Lock::new(value)?))
     }
 
-    /// The bits, for a test: under RCU, and not kept.
-    pub fn with<T>(&self, test: impl FnOnce(&Fast<Kernel>) -> T) -> T {
-        // SAFETY: never null, and `replace` drops the former bits after every test has ended.
-        test(unsafe { &*self.0.load(Ordering::Acquire) })
+    /// The value, for a look: under RCU, and not kept.
+    pub fn with<R>(&self, look: impl FnOnce(&T) -> R) -> R {
+        // SAFETY: never null, and whoever exchanges the value keeps the former one as long as told.
+        look(unsafe { &*self.0.load(Ordering::Acquire) })
     }
 
-    /// Publishes other bits. The former ones are dropped when no test uses them any more.
-    pub fn replace(&self, fast: Shared<Fast<Kernel>>) {
-        self.0.store(fast.as_ptr(), Ordering::Release);
-        super::lock::wait_for_tests();
-        *self.1.lock() = fast;
+    /// Publishes another value. The former one must not be dropped before `wait_for_tests`.
+    #[must_use = "somebody may still look at it"]
+    pub fn exchange(&self, value: Shared<T>) -> Shared<T> {
+        self.0.store(value.as_ptr(), Ordering::Release);
+        core::mem::replace(&mut *self.1.lock(), value)
     }
 }

@@ -21,6 +21,7 @@ extern "C" {
 
     pub(super) fn elio_mutex_new() -> Opaque;
     pub(super) fn elio_mutex_lock(mutex: Opaque);
+    pub(super) fn elio_mutex_try_lock(mutex: Opaque) -> bool;
     pub(super) fn elio_mutex_unlock(mutex: Opaque);
     pub(super) fn elio_mutex_free(mutex: Opaque);
     pub(super) fn elio_signal_new() -> Opaque;
@@ -42,6 +43,9 @@ extern "C" {
 
     pub(super) fn elio_worker_new(context: Opaque, minor: u32) -> Opaque;
     pub(super) fn elio_worker_kick(worker: Opaque);
+    pub(super) fn elio_worker_put(worker: Opaque, event: Opaque) -> bool;
+    pub(super) fn elio_worker_begin(worker: Opaque);
+    pub(super) fn elio_worker_end(worker: Opaque);
     pub(super) fn elio_worker_take(worker: Opaque) -> Opaque;
     pub(super) fn elio_event_next(event: Opaque) -> Opaque;
     pub(super) fn elio_event_set_next(event: Opaque, next: Opaque);
@@ -57,18 +61,19 @@ extern "C" {
     pub(super) fn elio_target_free(target: Opaque);
     pub(super) fn elio_write_op(write: Opaque) -> u32;
     pub(super) fn elio_write_nowait(write: Opaque) -> bool;
+    pub(super) fn elio_write_lane(write: Opaque) -> u32;
     pub(super) fn elio_write_offset(write: Opaque) -> u64;
     pub(super) fn elio_write_length(write: Opaque) -> u64;
     pub(super) fn elio_write_peek(write: Opaque, offset: u64, to: *mut u8, length: usize) -> bool;
     pub(super) fn elio_write_submit(write: Opaque);
     pub(super) fn elio_write_end(write: Opaque, error: i32);
 
-    pub(super) fn elio_io_new(worker: Opaque, token: u64) -> Opaque;
+    pub(super) fn elio_io_new(worker: Opaque) -> Opaque;
+    pub(super) fn elio_io_job(io: Opaque) -> Opaque;
     pub(super) fn elio_io_add(io: Opaque, device: Opaque, op: u32, sector: u64, memory: *mut u8, bytes: usize);
     pub(super) fn elio_io_add_part(io: Opaque, device: Opaque, sector: u64, read: Opaque, from: u64, bytes: u64);
     pub(super) fn elio_io_flush(io: Opaque, device: Opaque);
     pub(super) fn elio_io_start(io: Opaque);
-    pub(super) fn elio_io_token(event: Opaque) -> u64;
     pub(super) fn elio_io_error(event: Opaque) -> i32;
     pub(super) fn elio_io_free(event: Opaque);
     pub(super) fn elio_io_sync_read(device: Opaque, sector: u64, memory: *mut u8, bytes: usize) -> i32;
@@ -121,6 +126,7 @@ extern "C" {
     pub(super) fn elio_read_offset(read: Opaque) -> u64;
     pub(super) fn elio_read_length(read: Opaque) -> u64;
     pub(super) fn elio_read_fill(read: Opaque, from: u64, memory: *const u8, bytes: u64);
+    pub(super) fn elio_read_send(read: Opaque, device: Opaque, sector: u64);
     pub(super) fn elio_read_end(read: Opaque, error: i32);
 
     pub(super) fn elio_proc_put(out: Opaque, bytes: *const u8, length: usize);

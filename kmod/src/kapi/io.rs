@@ -4,13 +4,13 @@
 //! Invariants: a request owns its job until it has ended, so the memory that the job carries is
 //! there for as long as a bio uses it; a read ends when the last part of it is dropped.
 
-use core::mem::ManuallyDrop;
+use core::marker::PhantomData;
 use core::sync::atomic::{AtomicI32, Ordering};
 
 use super::super::logic::errno::Errno;
 use super::super::logic::hold::Kind;
 use super::ffi::{self, Opaque};
-use super::memory::{KBox, Shared};
+use super::memory::Shared;
 use super::user::Text;
 use super::{check, errno, Worker};
 
@@ -142,7 +142,7 @@ pub enum Op {
 }
 
 /// A job with memory for its request.
-pub trait Carrier {
+pub trait Carrier: Sized {
     /// The memory, which stays where it is while nobody touches the job.
     fn memory(&mut self) -> &mut [u8];
     /// The same for a write, which may share it with readers.
@@ -151,28 +151,68 @@ pub trait Carrier {
     fn read(&self) -> Option<&Shared<Read>>;
 }
 
-/// A request that is being put together.
+/// Room for a job in a request (bytes), as `ELIO_JOB_BYTES`.
+const JOB_BYTES: usize = 96;
+
+/// A request that has no job yet.
+pub struct Blank<'a, T: Carrier> {
+    io: Opaque,
+    worker: &'a Worker<T>,
+}
+
+impl<'a, T: Carrier> Blank<'a, T> {
+    /// A request; `None` without memory, but then some are under way, and one of those that end will
+    /// do. For whoever works.
+    pub fn new(worker: &'a Worker<T>) -> Option<Self> {
+        // SAFETY: whoever works is alone with the worker's requests.
+        let io = unsafe { ffi::elio_io_new(worker.as_ptr()) };
+        (!io.is_null()).then_some(Blank { io, worker })
+    }
+
+    /// The request for a job, which comes back to the worker.
+    pub fn with(self, origin: &'a Origin, job: T) -> Request<'a, T> {
+        const { assert!(size_of::<T>() <= JOB_BYTES && align_of::<T>() <= align_of::<u64>()) };
+        let io = self.io;
+        core::mem::forget(self);
+        // SAFETY: there is room for the job, which is taken out by whoever takes the event.
+        let job = unsafe {
+            let place = ffi::elio_io_job(io).cast::<T>();
+            place.write(job);
+            place
+        };
+        Request { io, origin, job, worker: PhantomData }
+    }
+}
+
+impl<T: Carrier> Drop for Blank<'_, T> {
+    fn drop(&mut self) {
+        let _ = self.worker;
+        // SAFETY: it was not started, and holds no job.
+        unsafe { ffi::elio_io_free(self.io) };
+    }
+}
+
+/// A request that is being put together. It must be started.
 pub struct Request<'a, T: Carrier> {
     io: Opaque,
     origin: &'a Origin,
-    job: ManuallyDrop<KBox<T>>,
+    /// In the request.
+    job: *mut T,
+    worker: PhantomData<&'a Worker<T>>,
 }
 
-impl<'a, T: Carrier> Request<'a, T> {
-    /// A request for `job`, which comes back to the worker.
-    pub fn new(worker: &Worker<T>, origin: &'a Origin, job: KBox<T>) -> Self {
-        let token = job.as_ptr() as u64;
-        // SAFETY: the token is that of `job`, which is not dropped here but by whoever takes the event.
-        let io = unsafe { ffi::elio_io_new(worker.as_ptr(), token) };
-        Request { io, origin, job: ManuallyDrop::new(job) }
+impl<T: Carrier> Request<'_, T> {
+    fn job(&mut self) -> &mut T {
+        // SAFETY: it was written by `Blank::with`, and nobody else knows of it before the start.
+        unsafe { &mut *self.job }
     }
 
     /// Transfers `bytes` of the job's memory from `at` on. What is beyond the memory is left out.
     pub fn transfer(&mut self, op: Op, sector: u64, at: u64, bytes: u64) {
         let range = at as usize..at.saturating_add(bytes) as usize;
         let part = match op {
-            Op::Read => self.job.memory().get_mut(range).map(|part| (part.as_mut_ptr(), part.len())),
-            _ => self.job.data().get(range).map(|part| (part.as_ptr().cast_mut(), part.len())),
+            Op::Read => self.job().memory().get_mut(range).map(|part| (part.as_mut_ptr(), part.len())),
+            _ => self.job().data().get(range).map(|part| (part.as_ptr().cast_mut(), part.len())),
         };
         let Some((start, length)) = part else { return };
         // SAFETY: the job keeps the memory until the request has ended, and a write does not change it.
@@ -181,9 +221,9 @@ impl<'a, T: Carrier> Request<'a, T> {
 
     /// Reads `bytes` from `sector` on into the read that the job is a part of, from its byte `at` on.
     pub fn read_part(&mut self, sector: u64, at: u64, bytes: u64) {
-        let Some(read) = self.job.read() else { return };
+        let Some(read) = self.job().read().map(|read| read.event) else { return };
         // SAFETY: the job keeps the read from ending until the request has ended.
-        unsafe { ffi::elio_io_add_part(self.io, self.origin.bdev(), sector, read.event, at, bytes) };
+        unsafe { ffi::elio_io_add_part(self.io, self.origin.bdev(), sector, read, at, bytes) };
     }
 
     /// Makes durable what was written to the origin.
@@ -229,6 +269,12 @@ impl Write {
     pub fn makes_zeroes(&self) -> bool {
         // SAFETY: as above.
         unsafe { ffi::elio_write_op(self.0) == 2 }
+    }
+
+    /// The lane in which it is counted in flight.
+    pub fn lane(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { ffi::elio_write_lane(self.0) }
     }
 
     /// Whether it may not wait.
@@ -296,6 +342,14 @@ impl Read {
     pub fn length(&self) -> u64 {
         // SAFETY: as above.
         unsafe { ffi::elio_read_length(self.event) }
+    }
+
+    /// Has all of it read from a sector of the origin on, where it ends.
+    pub fn send(self, origin: &Origin, sector: u64) {
+        let event = self.event;
+        core::mem::forget(self);
+        // SAFETY: it is C's again, and the origin outlives the disk that waits for the read.
+        unsafe { ffi::elio_read_send(event, origin.bdev(), sector) };
     }
 
     /// Fills it from byte `at` on.

@@ -38,7 +38,9 @@ use super::logic::errno::Errno;
 fn bug() -> ! {
     // SAFETY: it takes nothing and does not come back.
     unsafe { ffi::elio_bug() };
-    loop {}
+    loop {
+        core::hint::spin_loop();
+    }
 }
 
 /// The error that a C function returned, if any.

@@ -9,7 +9,6 @@ use core::ptr::null_mut;
 
 use super::super::logic::errno::Errno;
 use super::ffi::{self, Opaque};
-use super::memory::KBox;
 use super::{check, Read, Write};
 
 /// One thing that came to a worker.
@@ -19,7 +18,7 @@ pub enum Event<T> {
     /// A read of the snapshot.
     Read(Read),
     /// A request has ended.
-    Ended(KBox<T>, Result<(), Errno>),
+    Ended(T, Result<(), Errno>),
 }
 
 /// A queue of events with a thread.
@@ -45,6 +44,23 @@ impl<T> Worker<T> {
     pub fn kick(&self) {
         // SAFETY: it lives as long as `self`; so below.
         unsafe { ffi::elio_worker_kick(self.worker) };
+    }
+
+    /// Puts a write or a read, as C gave it, into the queue; whether somebody works who sees it.
+    ///
+    /// # Safety
+    /// The event belongs to the caller, who gives it away.
+    pub(super) unsafe fn put(&self, event: Opaque) -> bool {
+        // SAFETY: as above.
+        unsafe { ffi::elio_worker_put(self.worker, event) }
+    }
+
+    /// The caller works from here on, alone, until it drops what it gets; it sees what comes meanwhile,
+    /// or the thread does.
+    pub fn begin(&self) -> Shift<'_, T> {
+        // SAFETY: as above.
+        unsafe { ffi::elio_worker_begin(self.worker) };
+        Shift(self)
     }
 
     /// Waits until the thread is gone for good. Nothing may come any more.
@@ -73,6 +89,16 @@ impl<T> Worker<T> {
 
     pub(super) fn as_ptr(&self) -> Opaque {
         self.worker
+    }
+}
+
+/// Somebody works.
+pub struct Shift<'a, T>(&'a Worker<T>);
+
+impl<T> Drop for Shift<'_, T> {
+    fn drop(&mut self) {
+        // SAFETY: the worker outlives the borrow.
+        unsafe { ffi::elio_worker_end(self.0.worker) };
     }
 }
 
@@ -106,7 +132,7 @@ impl<T> Iterator for Events<T> {
                 1 => Some(Event::Read(Read::from_event(event))),
                 _ => {
                     let result = check(ffi::elio_io_error(event).into());
-                    let job = KBox::from_token(ffi::elio_io_token(event))?;
+                    let job = ffi::elio_io_job(event).cast::<T>().read();
                     ffi::elio_io_free(event);
                     Some(Event::Ended(job, result))
                 }

@@ -415,10 +415,10 @@ impl<M: Memory> Device<M> {
             return None;
         }
         let tracking = self.is_tracking();
-        if tracking {
+        let zeroed = self.current.as_ref().map_or(0, |epoch| epoch.exclusion.zeroed(zone));
+        if tracking && zeroed & missing != 0 {
             self.guard(zone, missing);
         }
-        let zeroed = self.current.as_ref().map_or(0, |epoch| epoch.exclusion.zeroed(zone));
         let mark = match &mut self.current {
             Some(epoch) if !tracking => {
                 epoch.tracking.note(zone / REGION_ZONES);
@@ -627,6 +627,18 @@ impl<M: Memory> Device<M> {
     }
 
     fn poll_epoch(&mut self, file: File, out: &mut Block) -> Option<Effect> {
+        let epoch = match file {
+            File::Current => &self.current,
+            File::Next => &self.next,
+            File::Former => &self.former,
+        };
+        if !epoch.as_ref().is_some_and(Epoch::has_work) {
+            return None;
+        }
+        self.poll_epoch_work(file, out)
+    }
+
+    fn poll_epoch_work(&mut self, file: File, out: &mut Block) -> Option<Effect> {
         let geometry = self.geometry;
         let closed = file == File::Current && self.is_still_closed();
         let epoch = self.epoch_mut(file)?;
@@ -782,13 +794,15 @@ impl<M: Memory> Device<M> {
 
     // --- the snapshot's readers -----------------------------------------------------------
 
+    /// Whether there is a snapshot that can be read.
+    pub fn is_readable(&self) -> bool {
+        self.state.snapshot && self.old.is_some() && self.snapshot_failure().is_none()
+    }
+
     /// Where the first blocks of `extent` are to be read for the snapshot. Never more than a zone.
     pub fn look(&mut self, extent: Extent) -> Look {
         // Whatever the cause was, a reader sees an I/O error.
-        if self.snapshot_failure().is_some() {
-            return Look::Failed(Errno::EIO);
-        }
-        let (true, Some(old)) = (self.state.snapshot, &mut self.old) else {
+        let (true, Some(old)) = (self.is_readable(), &mut self.old) else {
             return Look::Failed(Errno::EIO);
         };
         let Some((zone, mask)) = ZoneMasks::new(extent).next() else { return Look::Wait };

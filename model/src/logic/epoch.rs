@@ -248,6 +248,11 @@ impl<M: Memory> Epoch<M> {
         self.fast.memory_bytes().saturating_add(self.tracking.memory_bytes()).saturating_add(4096)
     }
 
+    /// Whether a page may have to be written, or a sweep goes on.
+    pub fn has_work(&self) -> bool {
+        self.commit.wants_write() || !self.tracking.is_idle()
+    }
+
     /// Whether nothing is in flight or wanted.
     pub fn is_quiet(&self) -> bool {
         self.commit.is_quiet() && self.tracking.is_quiet()

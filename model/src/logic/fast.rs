@@ -9,7 +9,7 @@
 
 use core::hash::{Hash, Hasher};
 
-use super::geometry::{Extent, Geometry, ZoneMasks, ZONE_BLOCKS};
+use super::geometry::{low_bits, Extent, Geometry, ZoneMasks, ZONE_BLOCKS};
 use super::memory::{Buffer, Memory};
 use super::word::Word;
 
@@ -52,7 +52,12 @@ impl<M: Memory> Fast<M> {
         if self.gate.load() != OPEN || extent.first == 0 {
             return false;
         }
-        // The usual write lies in one word, or two.
+        // The usual write lies in one word.
+        let skip = extent.first % ZONE_BLOCKS;
+        if extent.count <= ZONE_BLOCKS.saturating_sub(skip) {
+            let mask = low_bits(extent.count) << skip;
+            return self.word(extent.first / ZONE_BLOCKS) & mask == mask;
+        }
         ZoneMasks::new(extent).all(|(zone, mask)| self.word(zone) & mask == mask)
     }
 

@@ -298,10 +298,15 @@ impl<M: Memory> Index<M> {
     /// Where the old data of `block` is, if it is not in memory.
     pub fn look_up(&mut self, block: u64) -> Lookup {
         let number = block / PAGE_ENTRIES;
-        if self.find(number).is_none() && !self.is_on_file(number) {
-            return Lookup::Absent;
+        let at = match self.find(number) {
+            None if !self.is_on_file(number) => return Lookup::Absent,
+            None => self.want(number),
+            at => at,
+        };
+        if let Some(page) = at.and_then(|at| self.pool.get_mut(at)) {
+            page.used = true;
         }
-        let found = self.want(number).and_then(|at| self.pool.get(at));
+        let found = at.and_then(|at| self.pool.get(at));
         match found {
             Some(page) if matches!(page.state, PageState::Ready | PageState::Storing) => {
                 let entry = (block % PAGE_ENTRIES) as usize;

@@ -38,4 +38,5 @@ pub mod state;
 pub mod token;
 pub mod tracking;
 pub mod verdict;
+pub mod view;
 pub mod word;

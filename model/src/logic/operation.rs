@@ -309,6 +309,9 @@ impl<M: Memory> Device<M> {
 
     /// Takes one step of the command in progress.
     pub(super) fn poll_operation(&mut self, out: &mut Block) -> Progress {
+        if !self.is_busy() {
+            return Progress::None;
+        }
         let before = self.operation.clone();
         let effect = match before.clone() {
             Operation::Idle => None,

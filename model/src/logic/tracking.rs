@@ -130,7 +130,12 @@ impl<M: Memory> Tracking<M> {
 
     /// Whether nothing is in flight or wanted, a sweep included.
     pub fn is_quiet(&self) -> bool {
-        self.dirty_pages == 0 && self.flying_pages == 0 && self.sweep == Sweep::Idle
+        self.is_idle() && self.flying_pages == 0
+    }
+
+    /// Whether [`Tracking::poll`] has nothing to do, whatever ends meanwhile.
+    pub fn is_idle(&self) -> bool {
+        self.dirty_pages == 0 && self.sweep == Sweep::Idle
     }
 
     fn request(&mut self, page: u64) {

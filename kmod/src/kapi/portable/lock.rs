@@ -36,6 +36,12 @@ impl<T> Lock<T> {
         unsafe { ffi::elio_mutex_lock(self.mutex) };
         Guard(self)
     }
+
+    /// The value, if nobody has it.
+    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+        // SAFETY: as above.
+        unsafe { ffi::elio_mutex_try_lock(self.mutex) }.then_some(Guard(self))
+    }
 }
 
 impl<T> Drop for Lock<T> {

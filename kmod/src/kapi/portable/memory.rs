@@ -275,6 +275,15 @@ impl<T> Shared<T> {
         NonNull::new(counted.into_token() as *mut Counted<T>).map(Shared)
     }
 
+    /// The value, to be changed, if there is no other owner.
+    pub fn get_mut(&mut self) -> Option<&mut T> {
+        // SAFETY: this owner keeps it alive; and the only owner, borrowed exclusively, is alone with it.
+        unsafe {
+            let counted = self.0.as_ptr();
+            ((*counted).owners.load(Ordering::Acquire) == 1).then(|| &mut (*counted).value)
+        }
+    }
+
     /// The value's address, for a reader that does not own it.
     pub(in super::super) fn as_ptr(&self) -> *mut T {
         // SAFETY: only the field's address is taken.
