@@ -270,9 +270,8 @@ impl Driver {
             let bytes = file_bytes(cow_mib, Some(header.fsize), geometry, module::default_percentage())?;
             let (file, described) = new_file(origin, path, bytes, Some((header.seqid, header.uuid)))?;
             let next = Some((File::Next, file.clone()));
-            let result = minor.running.command(next, |device| {
-                take(device, described, &file, files::Before::File(&former))
-            });
+            let result =
+                minor.running.command(next, |device| take(device, described, &file, files::Before::File(&former)));
             file.settle();
             drop(former);
             // Whether or not the former file could be completed, the switch may have happened.

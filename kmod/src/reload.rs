@@ -120,7 +120,11 @@ impl Minor {
         if let Err(notice) = result {
             self.notice = Some(notice);
             print::refusal("minor % has not got its file", self.number.into(), notice.text(), notice.errno());
-            self.running.with(|device| if unverified { device.refuse(notice.errno()) });
+            self.running.with(|device| {
+                if unverified {
+                    device.refuse(notice.errno())
+                }
+            });
         }
         self.refresh();
     }

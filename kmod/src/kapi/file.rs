@@ -5,8 +5,8 @@ use core::ops::Range;
 
 use super::super::logic::errno::Errno;
 use super::ffi::{self, Opaque};
-use super::user::Text;
 use super::io::SECTOR;
+use super::user::Text;
 use super::{check, errno, Origin};
 
 /// A run of a file's sectors and where they are on the device.
@@ -33,9 +33,8 @@ impl CowFile {
     pub fn create(path: &Text, origin: &Origin, marks: Range<u64>, bytes: u64) -> Result<CowFile, Errno> {
         let mut error = 0;
         // SAFETY: the path ends with a NUL, and the origin is open.
-        let cow = unsafe {
-            ffi::elio_cow_create(path.as_ptr(), origin.as_ptr(), marks.start, marks.end, bytes, &mut error)
-        };
+        let cow =
+            unsafe { ffi::elio_cow_create(path.as_ptr(), origin.as_ptr(), marks.start, marks.end, bytes, &mut error) };
         if cow.is_null() {
             return Err(errno(error));
         }

@@ -3,7 +3,8 @@
 //!
 //! Invariant: nothing here starts I/O to get memory, because what waits for it may be the I/O.
 
-pub use super::backend::memory::{KBox, KVec, Page, Shared};
+pub use super::backend::memory::{KBox, KVec, Page};
+pub use super::shared::Shared;
 use crate::logic::memory::{Buffer, Memory};
 
 /// The kernel's memory.

@@ -21,6 +21,7 @@ pub mod file;
 pub mod io;
 pub mod lock;
 pub mod memory;
+mod shared;
 pub mod work;
 
 #[cfg(rfl)]

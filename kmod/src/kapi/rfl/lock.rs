@@ -26,4 +26,9 @@ impl<T> Lock<T> {
     pub fn lock(&self) -> Guard<'_, T> {
         self.0.lock()
     }
+
+    /// The value, if nobody else has it.
+    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+        self.0.try_lock()
+    }
 }

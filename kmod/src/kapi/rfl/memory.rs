@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Memory over `KVVec`, `KVBox` and `Arc`, whose contracts hold.
+//! Memory over `KVVec` and `KVBox`, whose contracts hold.
 //!
 //! Invariants: an allocation that can fail says so; those that cannot (`sure`) are at most a page, and
 //! the shim's, because the crate has no such flag. A clone of memory would need memory that nobody
@@ -7,9 +7,8 @@
 
 use core::ops::{Deref, DerefMut};
 
-use kernel::alloc::flags::{GFP_KERNEL, __GFP_NOWARN, __GFP_ZERO};
+use kernel::alloc::flags::{__GFP_NOWARN, __GFP_ZERO, GFP_KERNEL};
 use kernel::alloc::{Flags, KVBox, KVVec};
-use kernel::sync::Arc;
 
 use super::super::bug;
 use super::super::ffi;
@@ -202,34 +201,5 @@ impl DerefMut for Page {
 impl Clone for Page {
     fn clone(&self) -> Self {
         bug()
-    }
-}
-
-/// A value with several owners.
-pub struct Shared<T>(Arc<T>);
-
-impl<T> Shared<T> {
-    /// A value with one owner; `None` when there is no memory.
-    pub fn new(value: T) -> Option<Self> {
-        let _noio = NoIo::enter();
-        Arc::new(value, flags()).ok().map(Shared)
-    }
-
-    /// The value's address, for a reader that does not own it.
-    pub(in super::super) fn as_ptr(&self) -> *mut T {
-        (&raw const *self.0).cast_mut()
-    }
-}
-
-impl<T> Clone for Shared<T> {
-    fn clone(&self) -> Self {
-        Shared(self.0.clone())
-    }
-}
-
-impl<T> Deref for Shared<T> {
-    type Target = T;
-    fn deref(&self) -> &T {
-        &self.0
     }
 }
