@@ -125,6 +125,7 @@ impl Cow {
             header_crc: self.header().crc(),
             former_header_crc: 0,
             excess_bytes: self.excess_bytes,
+            marks: geometry.coarse_pages(),
             token: Token::empty(),
         };
         record.store(head, seed);
