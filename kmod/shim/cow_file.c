@@ -198,20 +198,17 @@ static int elio_cow_zero(struct file *file, u64 from, u64 to)
 	return at >= to ? 0 : written ? written : -EIO;
 }
 
-static int elio_cow_set_size(struct inode *inode, u64 bytes)
+static int elio_cow_set_size(struct dentry *dentry, u64 bytes)
 {
 	struct iattr attributes = { .ia_valid = ATTR_SIZE, .ia_size = bytes };
-	struct dentry *dentry = d_find_any_alias(inode);
+	struct inode *inode = d_inode(dentry);
 	int error;
 
-	if (!dentry)
-		return -ESTALE;
 	sb_start_write(inode->i_sb);
 	inode_lock(inode);
 	error = notify_change(&nop_mnt_idmap, dentry, &attributes, NULL);
 	inode_unlock(inode);
 	sb_end_write(inode->i_sb);
-	dput(dentry);
 	return error;
 }
 
@@ -276,7 +273,7 @@ static int elio_cow_fill(struct elio_cow *cow, struct file *file, u64 marks_from
 	u64 total = max(marks_to, round_up(bytes, ELIO_BLOCK));
 	int error;
 
-	error = elio_cow_set_size(inode, 0);
+	error = elio_cow_set_size(file_dentry(file), 0);
 	if (error)
 		return error;
 	error = vfs_fallocate(file, 0, 0, total);
@@ -293,22 +290,18 @@ static int elio_cow_fill(struct elio_cow *cow, struct file *file, u64 marks_from
 	return error ? error : elio_cow_pin(cow, inode, total);
 }
 
-static int elio_cow_unlink(struct inode *inode)
+static int elio_cow_unlink(struct dentry *dentry)
 {
-	struct dentry *dentry = d_find_any_alias(inode), *parent;
+	struct dentry *parent = dget_parent(dentry);
 	int error = -ESTALE;
 
-	if (!dentry)
-		return error;
-	parent = dget_parent(dentry);
-	sb_start_write(inode->i_sb);
+	sb_start_write(dentry->d_sb);
 	inode_lock_nested(d_inode(parent), I_MUTEX_PARENT);
 	if (dentry->d_parent == parent && !d_unhashed(dentry))
 		error = vfs_unlink(&nop_mnt_idmap, d_inode(parent), dentry, NULL);
 	inode_unlock(d_inode(parent));
-	sb_end_write(inode->i_sb);
+	sb_end_write(dentry->d_sb);
 	dput(parent);
-	dput(dentry);
 	return error;
 }
 
@@ -339,7 +332,7 @@ struct elio_cow *elio_cow_create(const char *path, struct elio_device *device, u
 	*error = elio_cow_check(file_inode(file), device);
 	if (*error) {
 		if (file->f_mode & FMODE_CREATED)
-			elio_cow_unlink(file_inode(file));
+			elio_cow_unlink(file_dentry(file));
 		goto out;
 	}
 	*error = -ENOMEM;
@@ -352,7 +345,7 @@ struct elio_cow *elio_cow_create(const char *path, struct elio_device *device, u
 		filp_close(file, NULL);
 		return cow;
 	}
-	elio_cow_unlink(file_inode(file));
+	elio_cow_unlink(file_dentry(file));
 	fsnotify_put_mark(&cow->mark);
 out:
 	filp_close(file, NULL);
@@ -389,6 +382,17 @@ static struct dentry *elio_cow_walk(struct super_block *sb, const char *path, si
 			return next;
 		here = next;
 	}
+}
+
+/* The file's name, which the kernel forgets when memory is short. */
+static struct dentry *elio_cow_dentry(struct elio_cow *cow, struct inode *inode)
+{
+	struct dentry *dentry = elio_cow_walk(inode->i_sb, cow->path, strlen(cow->path));
+
+	if (IS_ERR(dentry) || d_inode(dentry) == inode)
+		return dentry;
+	dput(dentry);
+	return ERR_PTR(-ESTALE);
 }
 
 static int elio_cow_adopt(struct elio_cow *cow, struct dentry *dentry, struct elio_device *device)
@@ -485,13 +489,21 @@ bool elio_cow_is(const struct elio_cow *cow, const char *name)
 int elio_cow_truncate(struct elio_cow *cow, u64 bytes)
 {
 	struct inode *inode = elio_cow_inode(cow);
-	int error;
+	struct dentry *dentry;
+	int error = 0;
 
 	if (!inode)
 		return -ESTALE;
+	dentry = elio_cow_dentry(cow, inode);
+	if (IS_ERR(dentry)) {
+		iput(inode);
+		return PTR_ERR(dentry);
+	}
 	elio_cow_set_pin(inode, false);
-	error = i_size_read(inode) > bytes ? elio_cow_set_size(inode, bytes) : 0;
+	if (i_size_read(inode) > bytes)
+		error = elio_cow_set_size(dentry, bytes);
 	elio_cow_set_pin(inode, true);
+	dput(dentry);
 	iput(inode);
 	return error;
 }
@@ -500,12 +512,18 @@ int elio_cow_truncate(struct elio_cow *cow, u64 bytes)
 int elio_cow_remove(struct elio_cow *cow)
 {
 	struct inode *inode = elio_cow_inode(cow);
+	struct dentry *dentry;
 	int error;
 
 	if (!inode)
 		return -ESTALE;
 	elio_cow_set_pin(inode, false);
-	error = elio_cow_unlink(inode);
+	dentry = elio_cow_dentry(cow, inode);
+	error = PTR_ERR_OR_ZERO(dentry);
+	if (!error) {
+		error = elio_cow_unlink(dentry);
+		dput(dentry);
+	}
 	iput(inode);
 	return error;
 }
@@ -523,9 +541,11 @@ static int elio_cow_open(struct elio_cow *cow, struct vfsmount *mount)
 	struct path path = { .mnt = mount };
 	struct file *file = ERR_PTR(-ESTALE);
 
-	if (inode && mount)
-		path.dentry = d_find_any_alias(inode);
-	if (path.dentry) {
+	if (inode && mount) {
+		path.dentry = elio_cow_dentry(cow, inode);
+		file = ERR_CAST(path.dentry);
+	}
+	if (!IS_ERR_OR_NULL(path.dentry)) {
 		elio_cow_set_pin(inode, false);
 		file = dentry_open(&path, O_RDWR | O_LARGEFILE, current_cred());
 		dput(path.dentry);
