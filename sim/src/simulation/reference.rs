@@ -461,7 +461,7 @@ impl CowFile {
 fn sectors(geometry: Geometry, seed: u32, epoch: u64, page: impl Fn(u64) -> Block) -> Vec<Option<CoarseSector>> {
     let mut bytes = [0; 4096];
     let parse = |number: u64| {
-        if number % 8 == 0 {
+        if number.is_multiple_of(8) {
             bytes = page(geometry.coarse_block() + number / 8);
         }
         let at = (number % 8) as usize * SECTOR_SIZE;
