@@ -2,7 +2,7 @@
 //! What a drive stores: bytes, of which a power cut leaves what [`Disk`] says.
 //!
 //! Invariant: which content of a sector is durable, cached or gone is decided by [`Disk`] alone. There
-//! is one for every [`CHUNK`] sectors, because it looks for a sector by going through its cache; no
+//! is one for every `CHUNK` sectors, because it looks for a sector by going through its cache; no
 //! tear unit reaches over a border.
 
 use std::collections::BTreeSet;
