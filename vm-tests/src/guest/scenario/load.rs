@@ -146,6 +146,8 @@ fn lazy() -> anyhow::Result<()> {
     let command = "mkfs.ext4 -q -F -b 4096 -N 65536 -E lazy_itable_init=1,lazy_journal_init=1,nodiscard";
     let volume = Volume::make_with(&device, Format::Ext4, 0, command)?;
     volume.unmount()?;
+    // The background work may have begun already: again, from the start.
+    shell::run(&format!("{command} {}", device.name()))?;
     volume.mount("-o init_itable=0")?;
     let mut driver = Driver::open()?;
     driver.setup(device.path(), &volume.path("cow0"), 64, 0)?;
