@@ -290,17 +290,23 @@ static int elio_cow_fill(struct elio_cow *cow, struct file *file, u64 marks_from
 	return error ? error : elio_cow_pin(cow, inode, total);
 }
 
+/*
+ * A reference more than the caller's: vfs_unlink ends with d_delete, which turns a dentry that only one holds into a
+ * negative one, and an open file whose dentry is negative cannot be closed.
+ */
 static int elio_cow_unlink(struct dentry *dentry)
 {
 	struct dentry *parent = dget_parent(dentry);
 	int error = -ESTALE;
 
+	dget(dentry);
 	sb_start_write(dentry->d_sb);
 	inode_lock_nested(d_inode(parent), I_MUTEX_PARENT);
 	if (dentry->d_parent == parent && !d_unhashed(dentry))
 		error = vfs_unlink(&nop_mnt_idmap, d_inode(parent), dentry, NULL);
 	inode_unlock(d_inode(parent));
 	sb_end_write(dentry->d_sb);
+	dput(dentry);
 	dput(parent);
 	return error;
 }
