@@ -25,23 +25,8 @@ use crate::drive::works::{Drive, Moment, Told};
 const INSIDE: &str = "/out";
 /// How long a machine may take to boot, and to come to its end.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// What a healthy kernel does not say.
-const BAD: [&str; 14] = [
-    "WARNING:",
-    "BUG:",
-    "BUG ",
-    "Oops",
-    "general protection",
-    "Call Trace",
-    "hung task",
-    "blocked for more than",
-    "lockdep",
-    "KASAN",
-    "UBSAN",
-    "Busy inodes",
-    "Kernel panic",
-    "soft lockup",
-];
+/// What a healthy kernel does not say, a line each.
+const COMPLAINTS: &str = include_str!("../../../ci/complaints");
 
 /// How machines are made.
 #[derive(Clone, Debug)]
@@ -172,7 +157,7 @@ impl Machine {
             server.shutdown();
         }
         let said = self.said()?;
-        match said.lines().find(|line| BAD.iter().any(|bad| line.contains(bad))) {
+        match said.lines().find(|line| COMPLAINTS.lines().any(|complaint| line.contains(complaint))) {
             Some(line) => bail!("the kernel's console: {line}"),
             None => Ok(()),
         }
