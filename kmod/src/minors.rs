@@ -21,6 +21,7 @@ use super::logic::notice::Notice;
 use super::logic::registry::{check_minor, file_bytes, NewMinor};
 use super::logic::report::{self, Sink};
 use super::logic::state::State;
+use super::logic::verdict::Reason;
 use super::reload::Before;
 use super::supplies;
 use super::tracker::Running;
@@ -109,6 +110,8 @@ pub fn check_kind(origin: &Origin) -> Result<(), Errno> {
         errno
     })
 }
+
+const RESIZED: &str = Reason::Resized.text();
 
 /// Whether a minor tracks a device.
 pub fn is_tracked(minors: &[Option<Minor>], origin: Option<&Origin>) -> bool {
@@ -257,8 +260,8 @@ impl Driver {
     }
 
     /// transition-to-snapshot.
-    pub fn to_snapshot(&self, minor: u32, path: &Text, cow_mib: u64) -> Result<(), Errno> {
-        self.on(minor, true, |minor| {
+    pub fn to_snapshot(&self, number: u32, path: &Text, cow_mib: u64) -> Result<(), Errno> {
+        self.on(number, true, |minor| {
             minor.running.with(|device| device.state().after(super::logic::state::Event::ToSnapshot))?;
             let header = minor.running.with(|device| device.epoch().map(|epoch| epoch.header)).ok_or(Errno::EINVAL)?;
             let former = minor.file.clone().ok_or(Errno::EINVAL)?;
@@ -267,6 +270,10 @@ impl Driver {
             }
             let origin = &minor.running.origin;
             let geometry = Geometry::new(origin.bytes()).ok_or(Errno::EINVAL)?;
+            minor.running.with(|device| device.check_size(geometry)).map_err(|errno| {
+                print::refusal("minor % can only be destroyed and set up again", number.into(), RESIZED, errno);
+                errno
+            })?;
             let bytes = file_bytes(cow_mib, Some(header.fsize), geometry, module::default_percentage())?;
             let (file, described) = new_file(origin, path, bytes, Some((header.seqid, header.uuid)))?;
             let next = Some((File::Next, file.clone()));

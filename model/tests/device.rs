@@ -8,7 +8,7 @@ mod machine;
 use machine::{bits, Command, Dice, Machine, Room};
 use model::device::{cache_split, Admission, Device, Look, DEFAULT_CACHE_BYTES};
 use model::errno::Errno;
-use model::geometry::{Extent, REGION_BLOCKS};
+use model::geometry::{Extent, Geometry, REGION_BLOCKS};
 use model::heap::{Bounded, Heap};
 use model::hold::Kind;
 use model::hold::Write;
@@ -425,6 +425,21 @@ fn untracked_writes_lose_the_list() {
         machine.run_out();
         assert_eq!(machine.device().verdict(), Verdict::Exact);
     }
+}
+
+/// What lies behind the former end of a device was not tracked.
+#[test]
+fn the_next_snapshot_of_a_resized_device_is_refused() {
+    let mut machine = Machine::new(ROOM);
+    assert_eq!(machine.give(Command::Drop), Ok(()));
+    machine.run_out();
+    let geometry = machine.geometry;
+    assert_eq!(machine.device().check_size(geometry), Ok(()));
+    assert_eq!(machine.device().verdict(), Verdict::Exact);
+    machine.geometry = Geometry::new(geometry.device_bytes() + 512).unwrap();
+    machine.loss.insert(Reason::Resized.code());
+    assert_eq!(machine.give(Command::Take), Err(Errno::EINVAL));
+    assert_eq!(machine.device().verdict(), Verdict::Lost(Reason::Resized));
 }
 
 /// Before its file is known a device notes what is written, and has nothing else to tell.

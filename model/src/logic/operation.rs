@@ -15,7 +15,8 @@ use super::epoch::Epoch;
 use super::errno::Errno;
 use super::former;
 use super::geometry::{
-    low_bits, Extent, ZoneMasks, INDEX_BLOCK, PAGE_ENTRIES, REGION_BLOCKS, REGION_ZONES, SECTOR_SIZE, ZONE_BLOCKS,
+    low_bits, Extent, Geometry, ZoneMasks, INDEX_BLOCK, PAGE_ENTRIES, REGION_BLOCKS, REGION_ZONES, SECTOR_SIZE,
+    ZONE_BLOCKS,
 };
 use super::header::Header;
 use super::memory::{Block, Memory};
@@ -174,18 +175,29 @@ impl<M: Memory> Device<M> {
 
     /// Begins setup-snapshot, or transition-to-snapshot when there is a current file. `next` is the
     /// new file's epoch, nothing of it written; `old` keeps its old data. `EBUSY` while another
-    /// command is in progress, `EINVAL` in the wrong state.
+    /// command is in progress, `EINVAL` in the wrong state or after [`Device::check_size`].
     pub fn take_snapshot(&mut self, mut next: Epoch<M>, old: Old<M>) -> Result<(), Errno> {
         self.check_idle()?;
         if self.current.is_some() {
             self.state.after(Event::ToSnapshot)?;
         }
+        self.check_size(next.identity.geometry)?;
         next.keep_former();
         next.tracking.write_all();
         self.next = Some(next);
         self.next_old = Some(old);
         self.operation = Operation::Take(Take::Pages);
         Ok(())
+    }
+
+    /// `EINVAL` when the device has another size by now than when it was set up: what was written behind
+    /// its former end was not counted, so the list is lost as well.
+    pub fn check_size(&mut self, now: Geometry) -> Result<(), Errno> {
+        if now == self.geometry {
+            return Ok(());
+        }
+        self.lose(Reason::Resized);
+        Err(Errno::EINVAL)
     }
 
     /// Begins transition-to-incremental. A snapshot that has failed can be left as well: the list of
