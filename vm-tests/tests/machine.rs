@@ -17,7 +17,7 @@ const SELECTION: &str = "ELIO_VM_SCENARIOS";
 
 /// The boots: a name, a machine, and the scenarios that share it.
 fn boots() -> Vec<(&'static str, Machine, Vec<&'static str>)> {
-    let names = |group: &Group| group.scenarios.iter().map(|scenario| scenario.name).collect::<Vec<_>>();
+    let names = |group: &Group| group.scenarios().map(|scenario| scenario.name).collect::<Vec<_>>();
     let wanted = std::env::var(SELECTION).unwrap_or_default();
     let wanted: Vec<&str> = wanted.split([' ', ',']).filter(|part| !part.is_empty()).collect();
     if wanted.is_empty() {

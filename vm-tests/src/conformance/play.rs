@@ -53,8 +53,9 @@ fn at(block: u64) -> u64 {
 
 impl Player<'_> {
     /// Sends a command; one that meets a snapshot that somebody still has open is sent again for a moment,
-    /// if it is not to be refused.
-    fn command(&mut self, step: &Step, patient: bool) -> anyhow::Result<Result<(), Errno>> {
+    /// unless that is what is `expected`.
+    fn command(&mut self, step: &Step, expected: Result<(), Errno>) -> anyhow::Result<Result<(), Errno>> {
+        let patient = expected != Err(Errno::EBUSY);
         let began = Instant::now();
         loop {
             let mut driver = self.world.driver()?;
@@ -96,14 +97,15 @@ impl Player<'_> {
             | Step::ToSnapshot { .. }
             | Step::Reconfigure { .. }
             | Step::Destroy { .. } => {
-                let outcome = self.command(step, true)?;
+                let outcome = self.command(step, Ok(()))?;
                 ensure!(outcome.is_ok(), "refused: {outcome:?}");
                 self.did(step);
                 Ok(())
             }
             Step::Refused { errno: name, command } => {
-                let (outcome, expected) = (self.command(command, false)?, errno(name)?);
-                ensure!(outcome == Err(expected), "{outcome:?}");
+                let expected = Err(errno(name)?);
+                let outcome = self.command(command, expected)?;
+                ensure!(outcome == expected, "{outcome:?}");
                 Ok(())
             }
             Step::Write { block, count, stamp } => {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{anyhow, ensure};
 use elioctl::request::{Reload, SetupSnapshot, TransitionToSnapshot};
+use elioctl::trust::{notice_text, Trust};
 use elioctl::Error;
 use model::abi;
 use model::errno::Errno;
@@ -59,14 +60,7 @@ impl Driver {
 
     /// transition-to-incremental.
     pub fn try_incremental(&mut self, minor: u32) -> anyhow::Result<Outcome> {
-        // Whoever looks at new devices may have the snapshot open for a moment.
-        for _ in 0..100 {
-            match outcome(self.0.transition_to_incremental(minor))? {
-                Err(Errno::EBUSY) => std::thread::sleep(std::time::Duration::from_millis(50)),
-                other => return Ok(other),
-            }
-        }
-        Ok(Err(Errno::EBUSY))
+        self.patiently(Command::Incremental(minor))
     }
 
     /// transition-to-incremental, which must do.
@@ -90,13 +84,7 @@ impl Driver {
 
     /// destroy.
     pub fn try_destroy(&mut self, minor: u32) -> anyhow::Result<Outcome> {
-        for _ in 0..100 {
-            match outcome(self.0.destroy(minor))? {
-                Err(Errno::EBUSY) => std::thread::sleep(std::time::Duration::from_millis(50)),
-                other => return Ok(other),
-            }
-        }
-        Ok(Err(Errno::EBUSY))
+        self.patiently(Command::Destroy(minor))
     }
 
     /// destroy, which must do; the snapshot's node goes with it.
@@ -105,6 +93,18 @@ impl Driver {
         ensure!(outcome.is_ok(), "destroy: {outcome:?}");
         ensure!(!snapshot(minor).exists(), "{} is still there", snapshot(minor).display());
         Ok(())
+    }
+
+    /// A command, again for a moment if it meets EBUSY: whoever looks at new devices, as udev does, has
+    /// the snapshot open that long.
+    pub fn patiently(&mut self, command: Command<'_>) -> anyhow::Result<Outcome> {
+        for _ in 0..100 {
+            match self.once(command)? {
+                Err(Errno::EBUSY) => std::thread::sleep(std::time::Duration::from_millis(50)),
+                other => return Ok(other),
+            }
+        }
+        Ok(Err(Errno::EBUSY))
     }
 
     /// A command as it is, busy or not.
@@ -125,6 +125,26 @@ impl Driver {
     /// What `info` says.
     pub fn info(&mut self, minor: u32) -> anyhow::Result<elioctl::Info> {
         self.0.info(minor).map_err(|error| anyhow!("{error}"))
+    }
+
+    /// What `info` says must be a state, as elioctl words it, and no error.
+    pub fn expect_state(&mut self, minor: u32, expected: &str) -> anyhow::Result<()> {
+        let info = self.info(minor)?;
+        ensure!(info.state.to_string() == expected, "the state is {}, not {expected}: {info:?}", info.state);
+        ensure!(info.error.is_none(), "{info:?}");
+        Ok(())
+    }
+
+    /// What the list must be worth, as elioctl words it: `exact`, `bounded`, `lost`.
+    pub fn expect_trust(&mut self, minor: u32, expected: &str) -> anyhow::Result<()> {
+        let status = self.status(minor)?;
+        ensure!(Trust::of(&status).word() == expected, "the list is not {expected}: {status:?}");
+        Ok(())
+    }
+
+    /// What is wrong with the device's file, in words; nothing if it is well.
+    pub fn notice(&mut self, minor: u32) -> anyhow::Result<Option<String>> {
+        Ok(notice_text(self.status(minor)?.notice))
     }
 
     /// How far the list can be trusted.

@@ -81,8 +81,17 @@ impl Volume {
     /// Makes an ext4 of so many MiB at the beginning of a device and mounts it; behind it the device is
     /// nobody's, and can be written to by block.
     pub fn make_small(device: &Device, number: u8, mib: u32) -> anyhow::Result<Volume> {
-        let mut volume = Volume::unmounted(device, Format::Ext4, number)?;
-        shell::run(&format!("{} {} {mib}M", Format::Ext4.command(), device.name()))?;
+        Volume::make_sized(device, Format::Ext4, number, mib)
+    }
+
+    /// As [`Volume::make_small`], with any file system.
+    pub fn make_sized(device: &Device, format: Format, number: u8, mib: u32) -> anyhow::Result<Volume> {
+        let mut volume = Volume::unmounted(device, format, number)?;
+        let (command, name) = (format.command(), device.name());
+        match format {
+            Format::Xfs => shell::run(&format!("{command} -d size={mib}m {name}"))?,
+            _ => shell::run(&format!("{command} {name} {mib}M"))?,
+        };
         volume.mount("")?;
         volume.area = u64::from(mib) * 256;
         Ok(volume)

@@ -140,7 +140,7 @@ fn minor() -> anyhow::Result<()> {
         }
     }
     driver.setup(device.path(), &volume.path("cow0"), 8, 0)?;
-    ledger.expect("a snapshot to snapshot", driver.once(Command::Snapshot(&cow, 0)), Errno::EINVAL)?;
+    ledger.expect("a snapshot to snapshot", driver.patiently(Command::Snapshot(&cow, 0)), Errno::EINVAL)?;
     shell::run("udevadm settle")?;
     {
         let _open = fs::File::open(snapshot(0))?;
@@ -154,7 +154,7 @@ fn minor() -> anyhow::Result<()> {
         ledger.expect(&format!("{command:?} while it is mounted"), driver.once(command), Errno::EBUSY)?;
     }
     shell::run("umount /mnt")?;
-    ensure!(driver.once(Command::Reconfigure(0))? == Ok(()), "reconfigure");
+    ensure!(driver.patiently(Command::Reconfigure(0))? == Ok(()), "reconfigure");
     let kept = driver.info(0)?.cache_bytes;
     ensure!(kept == 1 << 20, "the cache is {kept} bytes");
     // A snapshot cannot be written to.
@@ -271,7 +271,7 @@ fn full() -> anyhow::Result<()> {
     let live = disk.read(volume.area * 4096, 4096 * 4096)?;
     let right = (volume.area..).zip(live.chunks(4096)).all(|(block, bytes)| bytes == content::stamped(block, 7));
     ensure!(right, "the origin's writes suffered");
-    let refused = driver.once(Command::Reconfigure(0))?;
+    let refused = driver.patiently(Command::Reconfigure(0))?;
     ensure!(refused == Err(Errno::EINVAL), "reconfigure of a failed device: {refused:?}");
     driver.incremental(0)?;
     disk.write(volume.area + 5000, 3, 8)?;

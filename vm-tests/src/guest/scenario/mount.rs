@@ -4,7 +4,6 @@
 //!
 //! Tracking is by block device: what is written while nothing is mounted counts as well.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{ensure, Context as _};
@@ -28,12 +27,6 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::new("unmount-lazy", lazy),
     Scenario::new("destroy", destroy),
 ];
-
-/// The states' words: `reference` of the interface.
-const DORMANT_INCREMENTAL: u64 = 0;
-const DORMANT_SNAPSHOT: u64 = 1;
-const INCREMENTAL: u64 = 2;
-const SNAPSHOT: u64 = 3;
 
 /// util-linux mounts through fsopen, fsmount and move_mount.
 fn mount_new(volume: &Volume) -> anyhow::Result<()> {
@@ -61,24 +54,9 @@ fn mount_namespace(volume: &Volume) -> anyhow::Result<()> {
     volume.mount("")
 }
 
-fn state(driver: &mut Driver, expected: u64) -> anyhow::Result<()> {
-    let info = driver.info(0)?;
-    ensure!(info.state.0 == expected, "the state is {}, not {expected}: {info:?}", info.state.0);
-    ensure!(info.error.is_none(), "{info:?}");
-    Ok(())
-}
-
-/// A small file system, so that blocks behind it can be written to while nothing is mounted; xfs has none.
-fn small(device: &Device, format: Format) -> anyhow::Result<Volume> {
-    match format {
-        Format::Ext4 => Volume::make_small(device, 0, 64),
-        _ => Volume::make(device, format, 0),
-    }
-}
-
 fn away(format: Format, mount: fn(&Volume) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let device = Device::new(Kind::Linear, 0, if format == Format::Xfs { 310 } else { 80 })?;
-    let volume = small(&device, format)?;
+    let device = Device::new(Kind::Linear, 0, format.mib() + 6)?;
+    let volume = Volume::make_sized(&device, format, 0, format.mib())?;
     volume.fill("f", 512, 1)?;
     let mut driver = Driver::open()?;
     driver.setup(device.path(), &volume.path("cow0"), 12, 0)?;
@@ -87,30 +65,28 @@ fn away(format: Format, mount: fn(&Volume) -> anyhow::Result<()>) -> anyhow::Res
     volume.fill("f", 32, 2)?;
 
     volume.unmount()?;
-    state(&mut driver, DORMANT_INCREMENTAL)?;
-    // Nobody but us: a check that repairs, and a plain write.
-    let mut written = BTreeSet::new();
-    if format == Format::Ext4 {
-        shell::script(&format!("e2fsck -fy {} || [ $? -le 1 ]", device.name()))?;
-        Disk::open(device.path(), true)?.write(volume.area + 10, 5, 3)?;
-        shell::run(&format!(
-            "dd if=/dev/urandom of={} bs=4k count=3 seek={} conv=notrunc,fsync status=none",
-            device.name(),
-            volume.area + 100
-        ))?;
-        written.extend((volume.area + 10..volume.area + 15).chain(volume.area + 100..volume.area + 103));
-    } else {
-        shell::run(&format!("xfs_admin -L name {}", device.name()))?;
-    }
+    driver.expect_state(0, "dormant incremental")?;
+    // Nobody but us: a check that repairs or a new label, and plain writes.
+    match format {
+        Format::Xfs => shell::run(&format!("xfs_admin -L name {}", device.name()))?,
+        _ => shell::script(&format!("e2fsck -fy {} || [ $? -le 1 ]", device.name()))?,
+    };
+    Disk::open(device.path(), true)?.write(volume.area + 10, 5, 3)?;
+    shell::run(&format!(
+        "dd if=/dev/urandom of={} bs=4k count=3 seek={} conv=notrunc,fsync status=none",
+        device.name(),
+        volume.area + 100
+    ))?;
+    let written = (volume.area + 10..volume.area + 15).chain(volume.area + 100..volume.area + 103);
     mount(&volume)?;
-    state(&mut driver, INCREMENTAL)?;
+    driver.expect_state(0, "active incremental")?;
     volume.fill("f", 64, 4)?;
     shell::run("sync")?;
 
     driver.snapshot(&volume.path("cow1"), 12, 0)?;
     let second = content::read(&snapshot(0))?;
     let list = content::listed(&volume.path("cow0"), first.len() as u64)?;
-    let missing: Vec<u64> = written.into_iter().filter(|block| list.binary_search(block).is_err()).collect();
+    let missing: Vec<u64> = written.filter(|block| list.binary_search(block).is_err()).collect();
     ensure!(missing.is_empty(), "written while unmounted, but not listed: {}", ranges(&missing));
     super::cycle::check_list(&list, &first, &second)?;
     let image = Path::new("/run/image");
@@ -123,8 +99,8 @@ fn away(format: Format, mount: fn(&Volume) -> anyhow::Result<()>) -> anyhow::Res
     volume.check()
 }
 
-/// A snapshot outlives its volume's absence, and what is written meanwhile.
-fn snapshot_stays() -> anyhow::Result<()> {
+/// A volume with a snapshot, its content, and what was written since.
+fn with_snapshot() -> anyhow::Result<(Device, Volume, Driver, Vec<u8>)> {
     let device = Device::new(Kind::Virtio, 1, 128)?;
     let volume = Volume::make_small(&device, 0, 64)?;
     volume.fill("f", 512, 1)?;
@@ -132,12 +108,18 @@ fn snapshot_stays() -> anyhow::Result<()> {
     driver.setup(device.path(), &volume.path("cow0"), 16, 0)?;
     let first = content::read(&snapshot(0))?;
     volume.fill("f", 64, 2)?;
+    Ok((device, volume, driver, first))
+}
+
+/// A snapshot outlives its volume's absence, and what is written meanwhile.
+fn snapshot_stays() -> anyhow::Result<()> {
+    let (device, volume, mut driver, first) = with_snapshot()?;
     volume.unmount()?;
-    state(&mut driver, DORMANT_SNAPSHOT)?;
+    driver.expect_state(0, "dormant snapshot")?;
     Disk::open(device.path(), true)?.write(volume.area, 64, 3)?;
     for _ in 0..2 {
         volume.mount("")?;
-        state(&mut driver, SNAPSHOT)?;
+        driver.expect_state(0, "active snapshot")?;
         volume.fill("f", 128, 4)?;
         shell::run("sync")?;
         ensure_same("the snapshot, after the volume came back", &first, &content::read(&snapshot(0))?)?;
@@ -152,18 +134,12 @@ fn snapshot_stays() -> anyhow::Result<()> {
 
 /// Read-only and back; nothing is lost.
 fn remount() -> anyhow::Result<()> {
-    let device = Device::new(Kind::Virtio, 1, 128)?;
-    let volume = Volume::make_small(&device, 0, 64)?;
-    volume.fill("f", 512, 1)?;
-    let mut driver = Driver::open()?;
-    driver.setup(device.path(), &volume.path("cow0"), 16, 0)?;
-    let first = content::read(&snapshot(0))?;
-    volume.fill("f", 64, 2)?;
+    let (device, volume, mut driver, first) = with_snapshot()?;
     let remount = |options: &str| shell::run(&format!("mount -o remount,{options} {}", volume.root.display()));
     remount("ro")?;
     Disk::open(device.path(), true)?.write(volume.area, 64, 3)?;
     remount("rw")?;
-    state(&mut driver, SNAPSHOT)?;
+    driver.expect_state(0, "active snapshot")?;
     volume.fill("f", 128, 4)?;
     shell::run("sync")?;
     ensure_same("the snapshot", &first, &content::read(&snapshot(0))?)?;
