@@ -8,6 +8,7 @@ mod machine;
 use machine::{bits, Command, Dice, Machine, Room};
 use model::device::{cache_split, Admission, Device, Look, DEFAULT_CACHE_BYTES};
 use model::errno::Errno;
+use model::former::MAX_RUNS;
 use model::geometry::{Extent, Geometry, REGION_BLOCKS};
 use model::heap::{Bounded, Heap};
 use model::hold::Kind;
@@ -23,7 +24,7 @@ use proptest::prelude::*;
 const BYTES: u64 = (2 << 22) + 75 * 4096 + 512;
 const BLOCKS: u64 = 2 * REGION_BLOCKS + 76;
 
-const ROOM: Room = Room { bytes: BYTES, data: 200, memory: 64, pages: 2, holds: 6, own: false };
+const ROOM: Room = Room { bytes: BYTES, data: 200, memory: 64, pages: 2, holds: 6, own: false, scattered: false };
 
 /// One thing that happens.
 #[derive(Clone, Debug)]
@@ -104,9 +105,9 @@ fn room() -> impl Strategy<Value = Room> {
 
 /// Boots and verifies, with one fault or none; whether the device came up.
 fn boot(machine: &mut Machine, snapshot: bool, noted: Option<u64>, fail: Option<usize>) -> bool {
-    let found = match machine.find(snapshot) {
-        Err(Refusal::WrongMode) => machine.find(!snapshot),
-        found => found,
+    let (snapshot, found) = match machine.find(snapshot) {
+        Err(Refusal::WrongMode) => (!snapshot, machine.find(!snapshot)),
+        found => (snapshot, found),
     };
     let Ok((head, finding)) = found else { return false };
     machine.boot(snapshot);
@@ -141,19 +142,13 @@ fn converge(mut machine: Machine) {
         machine.device().mounted(true);
     }
     if state.snapshot {
-        assert_eq!(machine.give(Command::Drop), Ok(()));
-        machine.run_out();
-        assert_eq!(machine.result, Some(Ok(())));
+        machine.carry_out(Command::Drop);
     }
-    assert_eq!(machine.give(Command::Take), Ok(()));
-    machine.run_out();
-    assert_eq!(machine.result, Some(Ok(())));
+    machine.carry_out(Command::Take);
     machine.write(Extent { first: 3, count: 9 }, Kind::Change, false, 0);
     machine.run_out();
     read_all(&mut machine);
-    assert_eq!(machine.give(Command::Close), Ok(()));
-    machine.run_out();
-    assert_eq!(machine.result, Some(Ok(())));
+    machine.carry_out(Command::Close);
     let (changed, verdict) = (machine.device().changed_blocks(), machine.device().verdict());
     machine.unload();
     assert!(boot(&mut machine, true, None, None), "a file closed in order is not found again");
@@ -256,6 +251,21 @@ fn write(machine: &mut Machine, first: u64, count: u64) {
     machine.write(extent, kind, nowait, sectors);
 }
 
+/// A machine in incremental mode.
+fn incremental(room: Room) -> Machine {
+    let mut machine = Machine::new(room);
+    machine.carry_out(Command::Drop);
+    machine
+}
+
+/// Time passes, so that what is at rest is settled.
+fn settle(machine: &mut Machine) {
+    for _ in 0..2 {
+        machine.device().tick();
+        machine.run_out();
+    }
+}
+
 /// What was kept for one write is still there for the next, and nothing is kept twice.
 #[test]
 fn a_block_is_copied_once() {
@@ -285,8 +295,7 @@ fn a_full_file_ends_the_snapshot_only() {
     write(&mut machine, 300, 50);
     machine.run_out();
     assert_eq!(machine.device().changed_blocks(), 71);
-    assert_eq!(machine.give(Command::Drop), Ok(()));
-    machine.run_out();
+    machine.carry_out(Command::Drop);
     assert_eq!((machine.device().error(), machine.device().verdict()), (None, Verdict::Exact));
 }
 
@@ -297,8 +306,7 @@ fn a_discard_is_a_hint_under_a_snapshot_only() {
     let discard = |block0| Write { extent: Extent { first: 70, count: 3 }, kind: Kind::Discard, nowait: false, block0 };
     assert_eq!(machine.device().write(1, discard([0; 8])), Admission::Complete);
     assert_eq!(machine.device().changed_blocks(), 0);
-    assert_eq!(machine.give(Command::Drop), Ok(()));
-    machine.run_out();
+    machine.carry_out(Command::Drop);
     machine.write(Extent { first: 70, count: 3 }, Kind::Discard, false, 0);
     machine.run_out();
     assert_eq!(machine.device().changed_blocks(), 3);
@@ -335,14 +343,12 @@ fn a_huge_write_is_whole_in_the_list() {
     machine.run_out();
     assert_eq!(machine.device().copied_blocks().0, 8000);
     assert_eq!(machine.device().changed_blocks(), 8000);
-    assert_eq!(machine.give(Command::Drop), Ok(()));
-    machine.run_out();
+    machine.carry_out(Command::Drop);
     write(&mut machine, 7, blocks - 7);
     machine.run_out();
     assert_eq!(machine.device().changed_blocks(), blocks - 7);
     assert_eq!(machine.device().verdict(), Verdict::Exact);
-    assert_eq!(machine.give(Command::Take), Ok(()));
-    machine.run_out();
+    machine.carry_out(Command::Take);
     assert_eq!(machine.device().changed_blocks(), 0);
 }
 
@@ -363,19 +369,15 @@ fn commands_are_refused_while_another_runs() {
     assert_eq!(machine.device().state().text(), "dormant incremental");
     assert_eq!(machine.give(Command::Take), Err(Errno::EINVAL));
     machine.device().mounted(true);
-    assert_eq!(machine.give(Command::Take), Ok(()));
-    machine.run_out();
-    assert_eq!(machine.give(Command::Destroy), Ok(()));
-    machine.run_out();
+    machine.carry_out(Command::Take);
+    machine.carry_out(Command::Destroy);
     assert!(machine.device().epoch().is_none());
 }
 
 /// The regions that a timer's calls find at rest are settled, so that a crash leaves an exact list.
 #[test]
 fn ticks_settle_what_is_at_rest() {
-    let mut machine = Machine::new(ROOM);
-    assert_eq!(machine.give(Command::Drop), Ok(()));
-    machine.run_out();
+    let mut machine = incremental(ROOM);
     write(&mut machine, 100, 4);
     write(&mut machine, REGION_BLOCKS, 1);
     machine.run_out();
@@ -406,8 +408,7 @@ fn untracked_writes_lose_the_list() {
         write(&mut machine, 0, 1);
         machine.run_out();
         if orderly {
-            assert_eq!(machine.give(Command::Close), Ok(()));
-            machine.run_out();
+            machine.carry_out(Command::Close);
             machine.unload();
         } else {
             machine.crash(&mut Dice(1));
@@ -421,8 +422,7 @@ fn untracked_writes_lose_the_list() {
         assert_eq!((status.verdict, status.reason, status.hot_regions), (2, 1, status.hot_regions));
         machine.write(Extent { first: 9, count: 1 }, Kind::Change, false, 0);
         machine.run_out();
-        assert_eq!(machine.give(Command::Take), Ok(()));
-        machine.run_out();
+        machine.carry_out(Command::Take);
         assert_eq!(machine.device().verdict(), Verdict::Exact);
     }
 }
@@ -475,37 +475,42 @@ fn the_memory_limit_is_shared() {
     assert_eq!(cache_split(u64::MAX).1, u32::MAX);
 }
 
+/// Commands, and what comes before them.
+const COMMANDS: [(Command, Option<Command>); 4] = [
+    (Command::Take, Some(Command::Drop)),
+    (Command::Drop, None),
+    (Command::Close, None),
+    (Command::Close, Some(Command::Drop)),
+];
+
+/// A machine with something in the list in the middle of a command, so many steps after its beginning;
+/// `None` if it has come to its end by then. And how many blocks had changed.
+fn amid(own: bool, (command, before): (Command, Option<Command>), steps: usize) -> Option<(Machine, u64)> {
+    let mut machine = Machine::new(Room { own, data: 50, ..ROOM });
+    write(&mut machine, 60, 9);
+    write(&mut machine, 1100, 1);
+    machine.run_out();
+    if let Some(command) = before {
+        machine.carry_out(command);
+    }
+    let changed = machine.device().changed_blocks();
+    assert_eq!(machine.give(command), Ok(()));
+    for _ in 0..steps {
+        while machine.poll() {}
+        machine.complete(0, true);
+    }
+    while machine.poll() {}
+    machine.command.is_some().then_some((machine, changed))
+}
+
 /// Whichever step of a command fails: it says so, takes back what it did, and the device goes on.
 #[test]
 fn every_step_of_a_command_may_fail() {
     for own in [false, true] {
-        for (command, prepare) in [
-            (Command::Take, Some(Command::Drop)),
-            (Command::Drop, None),
-            (Command::Close, None),
-            (Command::Close, Some(Command::Drop)),
-            (Command::Destroy, None),
-        ] {
+        for (command, before) in COMMANDS.into_iter().chain([(Command::Destroy, None)]) {
             let mut failed = 0;
-            for step in 0..60 {
-                let mut machine = Machine::new(Room { own, data: 50, ..ROOM });
-                write(&mut machine, 60, 9);
-                write(&mut machine, 1100, 1);
-                machine.run_out();
-                if let Some(command) = prepare {
-                    assert_eq!(machine.give(command), Ok(()));
-                    machine.run_out();
-                }
-                let changed = machine.device().changed_blocks();
-                assert_eq!(machine.give(command), Ok(()));
-                for _ in 0..step {
-                    while machine.poll() {}
-                    machine.complete(0, true);
-                }
-                while machine.poll() {}
-                if machine.command.is_none() {
-                    break;
-                }
+            for step in 0.. {
+                let Some((mut machine, changed)) = amid(own, (command, before), step) else { break };
                 // Held at the gate, or not.
                 machine.write(Extent { first: 77, count: 1 }, Kind::Change, false, 0);
                 machine.complete(0, false);
@@ -527,6 +532,24 @@ fn every_step_of_a_command_may_fail() {
     }
 }
 
+/// Whichever step of a command the power fails at: the device comes up, with its snapshot if that was
+/// closed, and keeps old data where there is none yet.
+#[test]
+fn the_power_may_fail_at_every_step_of_a_command() {
+    for own in [false, true] {
+        for command in COMMANDS {
+            for (step, seed) in (0..).flat_map(|step| [(step, 1), (step, 2)]) {
+                let Some((mut machine, _)) = amid(own, command, step) else { break };
+                machine.crash(&mut Dice(seed));
+                assert!(boot(&mut machine, true, None, None), "{command:?}, step {step}");
+                write(&mut machine, 150, 5);
+                machine.run_out();
+                converge(machine);
+            }
+        }
+    }
+}
+
 /// Whatever fails while a file is verified: the device comes up with a list that has all, or not at all.
 #[test]
 fn every_step_of_a_verification_may_fail() {
@@ -537,12 +560,9 @@ fn every_step_of_a_verification_may_fail() {
             write(&mut machine, 0, 3);
             write(&mut machine, 1100, 1);
             machine.run_out();
-            machine.device().tick();
-            machine.device().tick();
-            machine.run_out();
+            settle(&mut machine);
             if orderly {
-                assert_eq!(machine.give(Command::Close), Ok(()));
-                machine.run_out();
+                machine.carry_out(Command::Close);
                 machine.unload();
             } else {
                 machine.crash(&mut Dice(fail as u64));
@@ -563,19 +583,14 @@ fn every_step_of_a_verification_may_fail() {
 #[test]
 fn many_regions_survive_a_crash() {
     let bytes = 33 << 30;
-    let mut machine = Machine::new(Room { bytes, ..ROOM });
+    let mut machine = incremental(Room { bytes, ..ROOM });
     assert_eq!(machine.geometry.coarse_pages(), 3);
-    assert_eq!(machine.give(Command::Drop), Ok(()));
-    machine.run_out();
     let blocks: Vec<u64> = [0, 30, 31, 479, 480, 3839, 3840, 7679, 7680, 8447].map(|region| region * 1024 + 5).into();
     for block in &blocks {
         write(&mut machine, *block, 2);
     }
     machine.run_out();
-    machine.device().tick();
-    machine.run_out();
-    machine.device().tick();
-    machine.run_out();
+    settle(&mut machine);
     // One region on each page is hot again.
     for region in [31, 3840, 8447] {
         write(&mut machine, region * 1024 + 900, 1);
@@ -587,25 +602,49 @@ fn many_regions_survive_a_crash() {
     assert!(boot(&mut machine, false, None, None));
     assert_eq!(machine.device().verdict(), Verdict::Bounded(3 << 22));
     assert_eq!(machine.device().changed_blocks(), 3 * 1024 + 7 * 2);
-    assert_eq!(machine.give(Command::Close), Ok(()));
-    machine.run_out();
+    machine.carry_out(Command::Close);
     machine.unload();
     assert!(boot(&mut machine, false, None, None));
     assert_eq!(machine.device().changed_blocks(), 3 * 1024 + 7 * 2);
 }
 
+/// Where a former file lies in more pieces than the header block has room for: the others' blocks are
+/// listed, and are so after a power cut, too.
+#[test]
+fn a_former_file_in_many_pieces_is_listed_as_far_as_it_is_forgotten() {
+    let bytes = 400 << 20;
+    let mut machine = incremental(Room { bytes, data: 20, own: true, scattered: true, ..ROOM });
+    machine.carry_out(Command::Take);
+    let forgotten = machine.geometry.data_block() - MAX_RUNS as u64;
+    assert_eq!(machine.device().changed_blocks(), forgotten);
+    assert_eq!(machine.device().verdict(), Verdict::Exact);
+    assert_eq!(report::status(machine.device(), 0).hot_regions, 1);
+    machine.crash(&mut Dice(1));
+    assert!(boot(&mut machine, true, None, None));
+    assert_eq!(machine.device().verdict(), Verdict::Bounded(REGION_BLOCKS << 12));
+}
+
+/// A header block that somebody else wrote is found out, unless the device itself is writing one.
+#[test]
+fn a_header_block_is_known_again() {
+    let mut machine = Machine::new(ROOM);
+    let mut head = machine.head();
+    assert!(machine.epoch().is_head(&head));
+    head[9] ^= 1;
+    assert!(!machine.epoch().is_head(&head));
+    write(&mut machine, 0, 1);
+    assert!(!machine.epoch().is_head(&head));
+    while machine.poll() {}
+    assert!(machine.epoch().is_head(&head));
+}
+
 /// What is in the list already needs no mark, though block 0 always comes the long way.
 #[test]
 fn a_repeated_write_leaves_its_region_settled() {
-    let mut machine = Machine::new(ROOM);
-    assert_eq!(machine.give(Command::Drop), Ok(()));
-    machine.run_out();
+    let mut machine = incremental(ROOM);
     write(&mut machine, 0, 1);
     machine.run_out();
-    for _ in 0..2 {
-        machine.device().tick();
-        machine.run_out();
-    }
+    settle(&mut machine);
     let writes = report::status(machine.device(), 0).mark_writes;
     write(&mut machine, 0, 1);
     machine.run_out();

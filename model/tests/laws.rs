@@ -132,9 +132,9 @@ quickcheck! {
         bits.count_ones() == u32::from(count).min(64) && bits.trailing_ones() == bits.count_ones()
     }
 
-    fn every_region_has_its_own_place(a: u64, b: u64) -> bool {
-        let (a, b) = (a >> 20, b >> 20);
-        fine::place(a).1 < FINE_PAGE_REGIONS as usize && ((fine::place(a) == fine::place(b)) == (a == b))
+    fn every_region_has_its_own_place(region: u64) -> bool {
+        let (page, place) = fine::place(region);
+        place < FINE_PAGE_REGIONS as usize && page * FINE_PAGE_REGIONS + place as u64 == region
     }
 
     fn checksums_compose(seed: u32, a: Vec<u8>, b: Vec<u8>) -> bool {

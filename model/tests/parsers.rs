@@ -239,6 +239,12 @@ fn what_a_file_is_good_for() {
     assert_eq!(with(&changed(geometry.blocks() + 1)), Some(Refusal::Malformed(Malformed::ChangedBlocks)));
     assert_eq!(with(&|header| header.seqid = 5), Some(Refusal::Malformed(Malformed::Record)));
 
+    // Where the former file lay cannot be read: the list may lack what lies there, and the image shows it.
+    let mut rotten = file(geometry, 4, 1, 1, |record| record.closed = closed(data));
+    rotten[1600] ^= 1;
+    let found = examine(&rotten, geometry, true).unwrap();
+    assert_eq!((found.former, found.snapshot, found.record.lost), (None, false, Some(Reason::Damaged)));
+
     // A file of the C driver, and no file at all.
     let mut plain = file(geometry, 4, 1, 1, |_| {});
     plain[64..].fill(0);

@@ -56,7 +56,7 @@ impl Mark {
             MarkState::Hot => 1,
             MarkState::Settled => 2,
         };
-        state | ((self.generation & 63) << 2)
+        state | (self.generation << 2)
     }
 }
 

@@ -79,7 +79,34 @@ mod tests {
         assert_eq!(update(0, &ascending), 0x46dd_794e);
     }
 
+    /// The register after these bytes, a bit at a time.
+    fn shift(register: u32, bytes: &[u8]) -> u32 {
+        bytes.iter().flat_map(|byte| (0..8).map(move |bit| u32::from(byte >> bit & 1))).fold(register, |state, bit| {
+            if (state ^ bit) & 1 == 1 {
+                (state >> 1) ^ POLYNOMIAL
+            } else {
+                state >> 1
+            }
+        })
+    }
+
+    /// An entry is what a byte leaves in the register with as many zeroes behind it as its table's number.
+    #[test]
+    fn tables_are_those_of_the_polynomial() {
+        for (level, table) in tables().iter().enumerate() {
+            for (byte, entry) in (0..=255u8).zip(table) {
+                let mut bytes = std::vec![0; level + 1];
+                bytes[0] = byte;
+                assert_eq!(*entry, shift(0, &bytes), "table {level}, byte {byte}");
+            }
+        }
+    }
+
     quickcheck! {
+        fn is_the_remainder_bit_by_bit(seed: u32, bytes: Vec<u8>) -> bool {
+            update(seed, &bytes) == !shift(!seed, &bytes)
+        }
+
         fn splits_anywhere(bytes: Vec<u8>, at: usize) -> bool {
             let (a, b) = bytes.split_at(if bytes.is_empty() { 0 } else { at % bytes.len() });
             update(update(0, a), b) == update(0, &bytes)

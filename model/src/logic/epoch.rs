@@ -187,10 +187,7 @@ impl<M: Memory> Epoch<M> {
     /// The file block that is appended to next. A crash may have kept the closing record and not the
     /// header that it announced.
     pub fn fpos(&self) -> u64 {
-        match self.record.closed {
-            Some(closed) if self.record.snapshot => closed.fpos,
-            _ => self.header.fpos,
-        }
+        self.record.closed.map_or(self.header.fpos, |closed| closed.fpos)
     }
 
     /// How the write with that ticket ended; `None` while it, or another attempt after a failure, is on

@@ -33,7 +33,7 @@ const fn offsets(place: usize) -> (usize, usize) {
 fn crc(seed: u32, epoch: u64, region: u64, generation: u8, bits: &[u8]) -> u32 {
     let state = crc32c::update(seed, &epoch.to_le_bytes());
     let state = crc32c::update(state, &region.to_le_bytes());
-    let state = crc32c::update(state, &[generation & 63]);
+    let state = crc32c::update(state, &[generation]);
     crc32c::update(state, bits)
 }
 
@@ -105,14 +105,20 @@ mod tests {
         assert_eq!(load(&[0; 4096], 0, 0, 0, 0), None);
     }
 
-    /// Bit i of a region is byte i / 8, bit i mod 8, as the document says.
+    /// Bit i of a region is byte i / 8, bit i mod 8; its checksum is that of epoch, region, generation, bits.
     #[test]
-    fn bit_order_is_that_of_the_document() {
+    fn bytes_are_those_of_the_document() {
         let mut page = [0; 4096];
         begin(&mut page);
         let mut words = [0; 16];
         words[1] = 1 << 9; // block 73
         store(&mut page, 0, 1, 0, 0, &words);
         assert_eq!(page[SLOT_SIZE + 73 / 8], 1 << (73 % 8));
+        store(&mut page, 9, 0x0102, 0x0304, 63, &words);
+        let slot = 0x0304 % 31 + 1;
+        let mut told = [0; 17 + SLOT_SIZE];
+        (told[0], told[1], told[8], told[9], told[16]) = (2, 1, 4, 3, 63);
+        told[17 + 73 / 8] = 1 << (73 % 8);
+        assert_eq!(u32_at(&page, 4 * slot), crc32c::update(9, &told));
     }
 }

@@ -209,6 +209,12 @@ mod tests {
     }
 
     #[test]
+    fn a_file_may_be_as_large_as_a_file_can_be() {
+        let header = Header { fsize: i64::MAX as u64, ..sample() };
+        assert_eq!(Header::parse(&header.to_bytes()), Ok(header));
+    }
+
+    #[test]
     fn every_malformation_says_something_of_its_own() {
         let all = [
             Malformed::Magic,
@@ -227,6 +233,7 @@ mod tests {
             Malformed::Layout,
             Malformed::Record,
             Malformed::Reserved,
+            Malformed::Former,
         ];
         let texts: std::collections::BTreeSet<_> = all.iter().map(|malformed| malformed.text()).collect();
         assert!(texts.len() == all.len() && texts.iter().all(|text| text.len() > 10));

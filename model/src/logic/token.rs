@@ -144,6 +144,22 @@ mod tests {
         assert_eq!(hash(b""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(hash(b"a"), 0xaf63_dc4c_8601_ec8c);
         assert_eq!(hash(b"foobar"), 0x8594_4171_f739_67e8);
+        // The shortest bytes whose hash is 0.
+        assert_eq!(hash(&[0xd5, 0x6b, 0xb9, 0x53, 0x42, 0x87, 0x08, 0x36]), 1);
+    }
+
+    /// What was noted while the file was not known is newer than what its record has.
+    #[test]
+    fn a_noted_token_is_as_if_its_contents_had_been_admitted() {
+        let (mut noted, mut admitted) = (Token::empty(), Token::new(&content(1)));
+        let mut extended = admitted;
+        for seed in 2..=4 {
+            noted.admit(&content(seed));
+            admitted.admit(&content(seed));
+        }
+        extended.extend(&noted);
+        assert_eq!(extended, admitted);
+        assert!(extended.accepts(&content(1)) && extended.accepts(&content(4)));
     }
 
     #[test]

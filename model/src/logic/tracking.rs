@@ -277,18 +277,15 @@ impl<M: Memory> Tracking<M> {
         if flying >= SWEEP_DEPTH {
             return None;
         }
-        let mut page = next;
-        while page < self.geometry.fine_pages() {
-            if self.sweep_page(page, force) {
-                self.render_fine(page, fast, seal, out);
-                let (next, flying) = (page.saturating_add(1), flying.saturating_add(1));
-                self.sweep = Sweep::Writing { next, flying, force, wrote: true };
-                return Some(Task::Fine(page));
-            }
-            page = page.saturating_add(1);
+        let pages = self.geometry.fine_pages();
+        if let Some(page) = (next..pages).find(|page| self.sweep_page(*page, force)) {
+            self.render_fine(page, fast, seal, out);
+            let (next, flying) = (page.saturating_add(1), flying.saturating_add(1));
+            self.sweep = Sweep::Writing { next, flying, force, wrote: true };
+            return Some(Task::Fine(page));
         }
         if flying > 0 {
-            self.sweep = Sweep::Writing { next: page, flying, force, wrote };
+            self.sweep = Sweep::Writing { next: pages, flying, force, wrote };
             None
         } else if wrote && M::has(Mutant::SettledBeforeFlush) {
             self.flushed(true);
@@ -458,7 +455,6 @@ impl<M: Memory> Tracking<M> {
                         region.keep_hot();
                     } else if let Some(steps) = (1..GENERATIONS).rev().find(used) {
                         region.skip_generations(steps);
-                        self.request(number / COARSE_PAGE_REGIONS);
                     }
                     continue;
                 }

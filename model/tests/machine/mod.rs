@@ -19,6 +19,7 @@ use model::epoch::{Epoch, Needs, Origin};
 use model::errno::Errno;
 use model::exclusion::{Area, Exclusion, Role};
 use model::fast::Fast;
+use model::former::MAX_RUNS;
 use model::geometry::{Extent, Geometry, INDEX_BLOCK, REGION_BLOCKS};
 use model::header::Header;
 use model::heap::{self, Bounded, Heap};
@@ -58,6 +59,8 @@ pub struct Room {
     pub holds: usize,
     /// The files lie on the disk itself.
     pub own: bool,
+    /// Their metadata in pieces of one block.
+    pub scattered: bool,
 }
 
 /// A copy-on-write file.
@@ -248,9 +251,7 @@ impl Machine {
             next_content: 1,
         };
         machine.device = Some(machine.fresh(State::ACTIVE_SNAPSHOT));
-        assert_eq!(machine.give(Command::Take), Ok(()));
-        machine.run_out();
-        assert_eq!(machine.result, Some(Ok(())));
+        machine.carry_out(Command::Take);
         machine
     }
 
@@ -265,6 +266,11 @@ impl Machine {
     /// The epoch that the device is in.
     pub fn epoch(&self) -> &Epoch<Heap> {
         self.device.as_ref().and_then(Device::epoch).expect("there is a file")
+    }
+
+    /// The header block of the current file.
+    pub fn head(&self) -> Box<Block> {
+        self.files[self.file(File::Current)].page(0)
     }
 
     pub fn is_up(&self) -> bool {
@@ -300,12 +306,16 @@ impl Machine {
         let base = [190, REGION_BLOCKS - 7, 1500].into_iter().find(|base| !taken(base)).unwrap();
         let (metadata, half) = (self.geometry.data_block(), self.room.data.div_ceil(2));
         let area = |first, count, role| Area { extent: Extent { first, count }, role };
-        let areas = [
-            area(base, metadata, Role::Metadata),
-            area(base + metadata, half, Role::Data),
-            // In two pieces, with other people's blocks between them.
-            area(base + metadata + half + 9, self.room.data - half, Role::Data),
-        ];
+        let mut areas = Vec::new();
+        if self.room.scattered {
+            areas.extend((0..metadata).map(|at| area(base + 2 * at, 1, Role::Metadata)));
+        } else {
+            areas.push(area(base, metadata, Role::Metadata));
+        }
+        let data = areas.last().map_or(base, |last| last.extent.end());
+        areas.push(area(data, half, Role::Data));
+        // In two pieces, with other people's blocks between them.
+        areas.push(area(data + half + 9, self.room.data - half, Role::Data));
         areas.into_iter().filter(|area| area.extent.count > 0).collect()
     }
 
@@ -362,6 +372,13 @@ impl Machine {
         given
     }
 
+    /// Gives a command, which ends well.
+    pub fn carry_out(&mut self, command: Command) {
+        assert_eq!(self.give(command), Ok(()));
+        self.run_out();
+        assert_eq!(self.result, Some(Ok(())));
+    }
+
     fn finished(&mut self, result: Result<(), Errno>) {
         let command = self.command.take().expect("a command ends that nobody gave");
         self.result = Some(result);
@@ -382,7 +399,12 @@ impl Machine {
                 assert!(self.files[current].data.is_empty());
             }
             (Command::Close, Ok(())) => self.check_closed(),
-            (Command::Verify, Ok(())) => assert!(!state.unverified && state.active),
+            (Command::Verify, Ok(())) => {
+                assert!(!state.unverified && state.active);
+                // Whoever wrote it: should the power fail now, nobody is accused at the next boot.
+                let token = record(&self.files[self.current.unwrap()]).unwrap().token;
+                assert!(token.accepts(&hashes_of(&self.disk.get(0))), "the token does not know block 0");
+            }
             (Command::Verify, Err(errno)) => {
                 assert_eq!(self.device().error(), Some(errno));
                 assert!(self.device().state().unverified);
@@ -501,6 +523,12 @@ impl Machine {
         for bio in self.held.iter().chain(&self.crowded) {
             self.asked.extend(bio.write.extent.first..bio.write.extent.end());
         }
+        // Where the former file lies is remembered as far as there is room; the rest is in the list.
+        let mut former: Vec<Extent> = self.files[self.current.unwrap()].former.iter().map(|area| area.extent).collect();
+        former.sort_by_key(|run| run.first);
+        let forgotten: Vec<u64> = former.iter().skip(MAX_RUNS).flat_map(|run| run.first..run.end()).collect();
+        self.asked.extend(&forgotten);
+        self.written.extend(&forgotten);
         (self.broken, self.head_failed, self.bounded) = (false, false, false);
         (self.marks_written, self.copied) = (std::mem::take(&mut self.next_marks_written), 0);
         self.loss.clear();
@@ -929,6 +957,8 @@ impl Machine {
         let page = heap::page();
         let mut epoch =
             Epoch::found(head, finding.identity, finding.header, finding.record, fast, tracking(self.geometry), page);
+        let former = finding.former.map(|former| former.runs(head).collect::<Vec<_>>()).unwrap_or_default();
+        self.files[current].former = former.iter().map(|run| Area { extent: *run, role: Role::Former }).collect();
         epoch.exclusion = self.exclusion(&self.files[current]);
         let old = finding.snapshot.then(|| self.old(epoch.fpos()));
         let block0 = hashes_of(&self.disk.get(0));
