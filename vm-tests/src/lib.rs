@@ -14,4 +14,5 @@ pub mod guest;
 pub mod machine;
 pub mod matrix;
 pub mod protocol;
+pub mod random;
 pub mod verdict;

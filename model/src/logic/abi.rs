@@ -49,6 +49,19 @@ pub const INFO: u32 = command(READ, 8, size_of::<Info>());
 pub const GET_FREE: u32 = command(READ, 9, size_of::<i32>());
 /// Extension: how far the change list can be trusted, and what it costs ([`Status`]).
 pub const STATUS: u32 = command(READ | WRITE, 32, size_of::<Status>());
+/// All of them.
+pub const COMMANDS: [u32; 10] = [
+    SETUP_SNAPSHOT,
+    RELOAD_SNAPSHOT,
+    RELOAD_INCREMENTAL,
+    DESTROY,
+    TRANSITION_INCREMENTAL,
+    TRANSITION_SNAPSHOT,
+    RECONFIGURE,
+    INFO,
+    GET_FREE,
+    STATUS,
+];
 
 const _: () = {
     assert!(SETUP_SNAPSHOT == 0x4028_4101);

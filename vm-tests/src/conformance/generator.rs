@@ -4,18 +4,7 @@
 //! Invariant: the same seed makes the same scenario; no file runs full, and no name comes twice.
 
 use super::scenario::{Scenario, Step, AREA_BLOCKS, SCHEMA};
-
-/// xorshift.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % limit
-    }
-}
+use crate::random::Random;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
@@ -41,7 +30,7 @@ struct Generator {
 /// The scenario of a seed.
 pub fn generate(seed: u64) -> Scenario {
     let mut generator = Generator {
-        random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+        random: Random::new(seed),
         steps: Vec::new(),
         mode: Mode::Nothing,
         files: 0,

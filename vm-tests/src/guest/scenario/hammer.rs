@@ -17,6 +17,7 @@ use crate::guest::device::{Device, Kind};
 use crate::guest::driver::{Driver, Outcome};
 use crate::guest::log;
 use crate::guest::volume::{Format, Volume};
+use crate::random::Random;
 
 /// Calls, each alone; a million at random; the same from eight processes over a device in use.
 pub const SCENARIOS: &[Scenario] = &[
@@ -61,19 +62,6 @@ fn kept(bytes: Vec<u8>) -> usize {
     Box::leak(bytes.into_boxed_slice()).as_mut_ptr() as usize
 }
 
-const COMMANDS: [u32; 10] = [
-    abi::SETUP_SNAPSHOT,
-    abi::RELOAD_SNAPSHOT,
-    abi::RELOAD_INCREMENTAL,
-    abi::DESTROY,
-    abi::TRANSITION_INCREMENTAL,
-    abi::TRANSITION_SNAPSHOT,
-    abi::RECONFIGURE,
-    abi::INFO,
-    abi::GET_FREE,
-    abi::STATUS,
-];
-
 /// The last page of what a process may have, nothing, the kernel's, and one that is not mapped.
 const NOWHERE: [usize; 4] = [0x7fff_ffff_f000, 0, 0xffff_8880_0000_0000, 0x1000];
 
@@ -89,7 +77,7 @@ fn bad_calls() -> anyhow::Result<()> {
             wrong.push(format!("{what}: {outcome:?}, not {errno:?}"));
         }
     };
-    for command in COMMANDS {
+    for command in abi::COMMANDS {
         for address in NOWHERE {
             expect(format!("{command:#x} with {address:#x}"), call(&node, command, address), Errno::EFAULT);
         }
@@ -129,26 +117,10 @@ fn bad_calls() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// xorshift.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn of<T: Copy>(&mut self, from: &[T]) -> T {
-        from[(self.next() % from.len() as u64) as usize]
-    }
-}
-
 /// So many calls; paths and minors are mostly nonsense, and never lead to a device that can be set up.
 fn hammer(calls: u32, seed: u64) -> anyhow::Result<()> {
     let node = node()?;
-    let mut random = Random(seed | 1);
+    let mut random = Random::new(seed);
     let texts = [
         kept(b"\0".to_vec()),
         kept(b"/\0".to_vec()),
@@ -161,23 +133,23 @@ fn hammer(calls: u32, seed: u64) -> anyhow::Result<()> {
     ];
     let room = kept(vec![0; 1 << 14]);
     for _ in 0..calls {
-        let command = match random.next() % 8 {
-            0 => random.next() as u32,
-            1 => 0x4100 | (random.next() as u32 & 0xc03f_00ff),
-            _ => random.of(&COMMANDS),
+        let command = match random.number() % 8 {
+            0 => random.number() as u32,
+            1 => 0x4100 | (random.number() as u32 & 0xc03f_00ff),
+            _ => random.of(&abi::COMMANDS),
         };
         let mut params = [0; 40];
         for word in params.chunks_exact_mut(8) {
-            let value = match random.next() % 4 {
-                0 => random.next(),
-                1 => random.next() % 26,
+            let value = match random.number() % 4 {
+                0 => random.number(),
+                1 => random.number() % 26,
                 _ => random.of(&texts) as u64,
             };
             word.copy_from_slice(&value.to_le_bytes());
         }
         // SAFETY: the memory is ours, as long, and nobody else's.
         unsafe { std::ptr::copy_nonoverlapping(params.as_ptr(), room as *mut u8, params.len()) };
-        let argument = if random.next().is_multiple_of(8) { random.of(&NOWHERE) } else { room };
+        let argument = if random.number().is_multiple_of(8) { random.of(&NOWHERE) } else { room };
         // Whatever it says; what it must not do shows elsewhere.
         let _ = call(&node, command, argument);
     }
@@ -204,16 +176,16 @@ fn million() -> anyhow::Result<()> {
 
 /// One of the processes: commands that all may succeed, over three minors and devices.
 pub fn crowd(seed: u64) -> anyhow::Result<()> {
-    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut random = Random::new(seed);
     let mut driver = Driver::open()?;
     let mut done = 0;
     for round in 0..25 {
-        let number = (random.next() % 3) as u32;
+        let number = (random.number() % 3) as u32;
         let root = format!("/run/volume{number}");
         let device =
             if number == 0 { "/dev/vdb".to_owned() } else { format!("/dev/{}", ["vdc", "ram0"][number as usize - 1]) };
         let file = format!("{root}/cow-{seed}-{round}");
-        let outcome = match random.next() % 6 {
+        let outcome = match random.number() % 6 {
             0 | 1 => driver.try_setup(Path::new(&device), Path::new(&file), 2, number)?,
             2 => driver.once(crate::guest::driver::Command::Incremental(number))?,
             3 => driver.try_snapshot(Path::new(&file), 2, number)?,

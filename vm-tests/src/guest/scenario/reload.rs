@@ -87,21 +87,24 @@ fn comes_back(format: Format) -> anyhow::Result<()> {
     driver.expect_state(0, "dormant snapshot")?;
     let mut driver = again(driver)?;
     expect_refusal(&mut driver, Command::Info(0), Errno::ENOENT)?;
-    reload(&mut driver, Command::ReloadSnapshot(device.path(), cow1, 0))?;
-    driver.expect_state(0, "unverified snapshot")?;
-    ensure!(!snapshot(0).exists(), "a node before the file was found");
-    // Read-only first: what a mount writes before the file is found could not be kept. xfs clears blocks
-    // of its log then, too (xlog_clear_stale_blocks), and cannot be made writable later.
-    volume.mount(if format == Format::Xfs { "-o ro,norecovery" } else { "-o ro" })?;
+    if format == Format::Ext4Small {
+        reload(&mut driver, Command::ReloadSnapshot(device.path(), cow1, 0))?;
+        driver.expect_state(0, "unverified snapshot")?;
+        ensure!(!snapshot(0).exists(), "a node before the file was found");
+        // Read-only first: what a mount writes before the file is found could not be kept.
+        volume.mount("-o ro")?;
+    } else {
+        fs::write("/run/volumes", format!("{} /cow* 0\n", device.name()))?;
+        shell::run("elioctl arm --volumes /run/volumes")?;
+    }
     driver.expect_trust(0, "exact")?;
     driver.expect_state(0, "dormant snapshot")?;
     shell::wait_for("the snapshot's node", || snapshot(0).exists())?;
     ensure_same("the snapshot that came back", &first, &content::read(&snapshot(0))?)?;
-    if format == Format::Xfs {
-        volume.unmount()?;
-        volume.mount("")?;
-    } else {
+    if format == Format::Ext4Small {
         shell::run(&format!("mount -o remount,rw {}", volume.root.display()))?;
+    } else {
+        volume.mount("")?;
     }
     driver.expect_state(0, "active snapshot")?;
     work(&volume, 103)?;
