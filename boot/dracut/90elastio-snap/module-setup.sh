@@ -16,8 +16,14 @@ installkernel() {
 install() {
     inst_multiple elioctl rmmod
     inst_simple /etc/elastio-snap/volumes
-    # shellcheck disable=SC2154 # dracut sets it
-    inst_hook pre-mount 10 "$moddir/arm.sh"
-    # shellcheck disable=SC2154
+    # shellcheck disable=SC2154 # dracut sets them
+    if dracut_module_included systemd; then
+        # Its hooks do not wait for the root's device.
+        inst_simple "$moddir/arm.sh" /usr/lib/elastio-snap/arm.sh
+        inst_simple "$moddir/elastio-snap-root.service" "$systemdsystemunitdir/elastio-snap-root.service"
+        $SYSTEMCTL -q --root "$initdir" add-wants initrd-root-fs.target elastio-snap-root.service
+    else
+        inst_hook pre-mount 10 "$moddir/arm.sh"
+    fi
     inst_hook shutdown 90 "$moddir/seal.sh"
 }
