@@ -31,7 +31,7 @@ pub const NOTES: u64 = BOARD / 2;
 const STRAGGLERS: Duration = Duration::from_millis(30);
 
 /// Size of a region (bytes), for [`Moment::fresh`].
-const REGION: u64 = 4 << 20;
+pub const REGION: u64 = 4 << 20;
 
 /// When the power goes: at a change after a note of which `note` is a part.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,9 +68,12 @@ impl Survival {
 }
 
 /// Decides by a [`Survival`]: the first candidate of a unit is what is durable, the last the newest.
-struct Leaning<'a> {
-    survival: Survival,
-    coins: &'a mut Seeded,
+#[derive(Debug)]
+pub struct Leaning<'a> {
+    /// Which way.
+    pub survival: Survival,
+    /// For what it leaves open.
+    pub coins: &'a mut Seeded,
 }
 
 impl Choice for Leaning<'_> {

@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::machine::{Machine, Maker};
 use super::oracle::{Judgement, Oracle};
-use super::plan::{Note, Phase, Plan, Scenario, Task, VOLUME};
-use crate::drive::history::{Event, History};
+use super::plan::{FileSystem, Note, Phase, Plan, Scenario, Task, VOLUME};
+use super::recording::{self, Found};
+use crate::drive::history::{blocks_of, Event, History};
 use crate::drive::medium::Medium;
 use crate::drive::works::{Drive, Survival, Told};
 
@@ -30,6 +31,64 @@ pub struct Outcome {
     pub seconds: f64,
     /// The phase in which it was cut first.
     pub phase: Option<Phase>,
+    /// Whether the last image was compared with its snapshot; it is the same then.
+    pub identical: bool,
+}
+
+impl Outcome {
+    /// As it stands in a recording.
+    pub fn recorded(&self) -> recording::Outcome {
+        let found = match self.verdict {
+            None => Found::Nothing,
+            Some(0) => Found::Exact,
+            Some(_) => Found::Bounded,
+        };
+        recording::Outcome { cuts: self.cuts, found, identical: self.identical }
+    }
+}
+
+fn is_reload(event: &Event) -> bool {
+    matches!(event, Event::Note(text) if matches!(Note::parse(text), Some(Note::Phase(Phase::Reloading, _))))
+}
+
+fn is_compared(event: &Event) -> bool {
+    matches!(event, Event::Note(text) if matches!(Note::parse(text), Some(Note::Image { .. })))
+}
+
+/// What the drive was asked in a phase of a measurement.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Changes of the volume.
+    pub changes: u64,
+    /// Of these, changes of the copy-on-write file.
+    pub of_file: u64,
+    /// Flushes.
+    pub flushes: u64,
+}
+
+/// What the drive was asked in the phases of a measurement.
+fn asked(events: &[Event]) -> Vec<(Phase, Asked)> {
+    let mut file = Vec::new();
+    let mut phases: Vec<(Phase, Asked)> = Vec::new();
+    for event in events {
+        let last = phases.last_mut().map(|(_, asked)| asked);
+        match (event, last) {
+            (Event::Note(text), _) => match Note::parse(text) {
+                Some(Note::Extents(_, extents)) => file = extents,
+                Some(Note::Phase(phase, _)) => phases.push((phase, Asked::default())),
+                _ => {}
+            },
+            (Event::Flush, Some(asked)) => asked.flushes += 1,
+            (Event::Change(_, offset, length), Some(asked)) => {
+                asked.changes += 1;
+                let is_in = |block: u64| file.iter().any(|(first, count)| (*first..first + count).contains(&block));
+                asked.of_file += u64::from(blocks_of(*offset, *length).any(is_in));
+            }
+            _ => {}
+        }
+    }
+    phases.retain(|(phase, _)| matches!(phase, Phase::Alone | Phase::Again | Phase::Together));
+    phases
 }
 
 /// What is kept of a failure, beside the disk, the image and the consoles.
@@ -115,6 +174,16 @@ impl Campaign {
         self.conclude(scenario, &drive, begun, result)
     }
 
+    /// What the drive is asked by first and later writes to regions in incremental mode.
+    pub fn measure(&self, file_system: FileSystem) -> Result<Vec<(Phase, Asked)>> {
+        let base = self.maker.folder.join(format!("base-{file_system}"));
+        let drive = Drive::new(VOLUME, move || Medium::load(&base, VOLUME, 1))?;
+        let plan = Plan { seed: 0, file_system, writes: 0, task: Task::Measure };
+        let machine = self.maker.machine(&drive, &serde_json::to_vec(&plan)?, None, "console-1")?;
+        self.attend(machine, &drive, Survival::Everything, 0)?;
+        drive.look(|_, history| asked(&history.events)).map_err(Into::into)
+    }
+
     /// Runs the last machine of a kept failure again.
     pub fn replay(&self, folder: &Path) -> Result<Outcome> {
         let begun = Instant::now();
@@ -139,7 +208,9 @@ impl Campaign {
                 let cuts = history.events.iter().filter(|event| **event == Event::Cut).count().saturating_sub(1) as u64;
                 let first = history.events.iter().position(|event| *event == Event::Cut).unwrap_or(0);
                 let phase = Standing::of(&history.events[..first]).phase;
-                Ok(Outcome { cuts, judgement, verdict, phase, seconds: begun.elapsed().as_secs_f64() })
+                let identical = history.events.iter().rev().take_while(|event| !is_reload(event)).any(is_compared);
+                let seconds = begun.elapsed().as_secs_f64();
+                Ok(Outcome { cuts, judgement, verdict, phase, identical, seconds })
             }
             Err(error) => {
                 let error = format!("{error:#}");

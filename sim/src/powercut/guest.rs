@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use rustix::fs::OFlags;
 use update_img::change_list::CowFile;
 
 use super::plan::{FileSystem, Note, Phase, Plan, Status, Task, COW_MIB, FILE_SYSTEM, VOLUME};
-use crate::drive::works::NOTES;
+use crate::drive::works::{NOTES, REGION};
 use crate::simulation::choice::{Choice, Seeded};
 
 const VOLUME_NODE: &str = "/dev/vda";
@@ -40,6 +40,10 @@ const ALIGN: usize = 4096;
 const PIECE: usize = 1 << 20;
 /// How long a file may take to be found after a mount.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Writes that are made while nobody waits for them.
+const AHEAD: u64 = 64;
+/// How often a region is written to again where that is measured.
+const AGAIN: u32 = 20;
 
 /// Memory that a direct transfer can use.
 struct Aligned {
@@ -126,21 +130,29 @@ impl Board {
     }
 }
 
-/// Threads that write until they are dropped.
+/// Threads that write until they are dropped. How much they write does not depend on how fast the machine is:
+/// a slow one would fill the copy-on-write file while it copies the snapshot.
 struct Writers {
     stop: Arc<AtomicBool>,
     writes: Arc<AtomicU64>,
+    /// Writes after which they pause.
+    allowed: Arc<AtomicU64>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Writers {
     fn start(seed: u64) -> Writers {
         let (stop, writes) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let allowed = Arc::new(AtomicU64::new(AHEAD));
         let threads = (0..2).map(|number| {
-            let (stop, writes) = (stop.clone(), writes.clone());
+            let (stop, writes, allowed) = (stop.clone(), writes.clone(), allowed.clone());
             let mut writer = Writer { number, coins: Seeded::new(seed ^ number) };
             thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
+                    if writes.load(Ordering::Relaxed) >= allowed.load(Ordering::Relaxed) {
+                        thread::sleep(Duration::from_millis(2));
+                        continue;
+                    }
                     // A full file system or a snapshot's limits are no failure of the origin's.
                     let _ = writer.write();
                     thread::sleep(Duration::from_millis(writer.coins.below(16).into()));
@@ -148,12 +160,13 @@ impl Writers {
                 }
             })
         });
-        Writers { threads: threads.collect(), stop, writes }
+        Writers { threads: threads.collect(), stop, writes, allowed }
     }
 
-    /// Waits until so many writes were made.
+    /// Waits until so many writes were made, and lets some more be made meanwhile.
     fn wait(&self, writes: u32) {
         let until = self.writes.load(Ordering::Relaxed) + u64::from(writes);
+        self.allowed.store(until + AHEAD, Ordering::Relaxed);
         while self.writes.load(Ordering::Relaxed) < until {
             thread::sleep(Duration::from_millis(2));
         }
@@ -252,6 +265,7 @@ fn work() -> Result<()> {
     match task {
         Task::Work { rounds, reloads } => guest.rounds(rounds, reloads),
         Task::Recover { epochs, unsure, image } => guest.recover(&epochs, unsure, image),
+        Task::Measure => guest.measure(),
     }
 }
 
@@ -464,6 +478,36 @@ impl Guest {
         self.board.note(&Note::Status(status.clone()))?;
         self.phase(Phase::Found, epoch)?;
         Ok(status)
+    }
+
+    /// Writes to the regions behind the file system: to half of them one by one and then again, to the
+    /// others from a thread each.
+    fn measure(&mut self) -> Result<()> {
+        self.mount("rw")?;
+        self.setup()?;
+        driver()?.transition_to_incremental(0)?;
+        rustix::fs::sync();
+        let regions: Vec<u64> = (FILE_SYSTEM / REGION..VOLUME / REGION).collect();
+        let (alone, together) = regions.split_at(regions.len() / 2);
+        let node = direct(VOLUME_NODE)?;
+        let write = |region: &u64| node.write_all_at(Aligned::new(ALIGN).get(), region * REGION);
+        self.phase(Phase::Alone, 0)?;
+        alone.iter().try_for_each(write)?;
+        self.phase(Phase::Again, 0)?;
+        for _ in 0..AGAIN {
+            alone.iter().try_for_each(write)?;
+        }
+        self.phase(Phase::Together, 0)?;
+        let start = Barrier::new(together.len());
+        let writer = &|region| {
+            start.wait();
+            write(region)
+        };
+        thread::scope(|scope| {
+            let threads: Vec<_> = together.iter().map(|region| scope.spawn(move || writer(region))).collect();
+            threads.into_iter().try_for_each(|thread| thread.join().unwrap_or(Ok(())))
+        })?;
+        self.phase(Phase::Done, 0)
     }
 
     fn recover(&mut self, epochs: &[u64], unsure: bool, image: Option<u64>) -> Result<()> {

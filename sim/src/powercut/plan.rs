@@ -18,9 +18,6 @@ pub const FILE_SYSTEM: u64 = 72 << 20;
 /// Size of a copy-on-write file (MiB).
 pub const COW_MIB: u64 = 8;
 
-/// In a cut: of whichever epoch it is.
-pub const ANY_EPOCH: u64 = u64::MAX;
-
 /// A file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -66,8 +63,9 @@ pub struct Scenario {
 pub struct Cut {
     /// The phase after whose beginning it is cut.
     pub phase: Phase,
-    /// The epoch of that phase.
-    pub epoch: u64,
+    /// The epoch of that phase; any without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
     /// How many changes later.
     pub changes: u64,
     /// Count only changes of regions that are new to the epoch: those whose mark must be durable first.
@@ -79,10 +77,10 @@ pub struct Cut {
 impl Cut {
     /// When the power goes.
     pub fn moment(&self) -> Moment {
-        let text = Note::Phase(self.phase, self.epoch).to_text();
+        let text = Note::Phase(self.phase, self.epoch.unwrap_or(0)).to_text();
         let note = match self.epoch {
-            ANY_EPOCH => text.replace(&ANY_EPOCH.to_string(), "").replace("]}", ""),
-            _ => text,
+            None => text.trim_end_matches("0]}").to_owned(),
+            Some(_) => text,
         };
         let snapshot = Note::Phase(Phase::Snapshot, 0).to_text();
         let fresh = self.fresh.then(|| snapshot.trim_end_matches("0]}").to_owned());
@@ -91,6 +89,11 @@ impl Cut {
 }
 
 impl Scenario {
+    /// The scenario of a seed, the file systems in turn.
+    pub fn of_turn(seed: u64) -> Scenario {
+        Scenario::new(seed, if seed.is_multiple_of(2) { FileSystem::Ext4 } else { FileSystem::Xfs })
+    }
+
     /// The scenario of a seed.
     pub fn new(seed: u64, file_system: FileSystem) -> Scenario {
         let mut coins = Seeded::new(seed ^ 0xc07c_07c0_7c07_c07c);
@@ -124,11 +127,11 @@ impl Scenario {
             }
             _ => {}
         }
-        let mut cuts = vec![Self::cut(&mut coins, phase, epoch)];
+        let mut cuts = vec![Self::cut(&mut coins, phase, Some(epoch))];
         while coins.below(4) == 0 {
             let phase = [Phase::Reloading, Phase::Reloading, Phase::Found, Phase::ToSnapshot][coins.below(4) as usize];
             // The epoch is not known yet.
-            let mut cut = Self::cut(&mut coins, phase, ANY_EPOCH);
+            let mut cut = Self::cut(&mut coins, phase, None);
             cut.changes /= 4;
             cuts.push(cut);
         }
@@ -137,7 +140,7 @@ impl Scenario {
         Scenario { seed, file_system, tear, rounds, writes, reloads, cuts }
     }
 
-    fn cut(coins: &mut Seeded, phase: Phase, epoch: u64) -> Cut {
+    fn cut(coins: &mut Seeded, phase: Phase, epoch: Option<u64>) -> Cut {
         let fresh = coins.below(2) == 0;
         // Few are as likely as many.
         let scale = coins.below(if fresh { 4 } else { 9 });
@@ -189,6 +192,8 @@ pub enum Task {
         /// The oldest epoch whose list the image needs; none if there is no image.
         image: Option<u64>,
     },
+    /// Write to regions for the first time in incremental mode, and again.
+    Measure,
 }
 
 /// What a machine has come to.
@@ -215,6 +220,12 @@ pub enum Phase {
     Reloading,
     /// The file was found, or not.
     Found,
+    /// Regions are about to be written to for the first time, one after the other.
+    Alone,
+    /// They are about to be written to again.
+    Again,
+    /// Other regions are about to be written to for the first time, all at once.
+    Together,
     /// All is done.
     Done,
 }

@@ -25,6 +25,7 @@ use model::token::{self, Hashes, UNKNOWN, UNTOUCHED};
 use model::verdict::Verdict;
 
 mod fault;
+pub mod script;
 
 use super::choice::Choice;
 use super::coverage::{Coverage, Event};
@@ -293,6 +294,21 @@ use note;
 impl World {
     /// The world at the beginning of a scenario, with its snapshot taken.
     pub fn new(scenario: &Scenario) -> World {
+        let mut world = World::before(scenario);
+        world.take_snapshot();
+        world.settle_down();
+        if !scenario.snapshot {
+            world.device_do(|device| device.drop_snapshot());
+            world.settle_down();
+        }
+        // The device is faultless until here.
+        world.faults = scenario.faults;
+        world.steps = 0;
+        world
+    }
+
+    /// The world before its first snapshot is taken, without faults.
+    pub fn before(scenario: &Scenario) -> World {
         let geometry = Geometry::new(scenario.device_bytes).unwrap_or_else(|| Geometry::new(1).expect("one byte"));
         let bug = scenario.mutant.as_deref().and_then(mutant::find);
         select(match bug {
@@ -348,15 +364,6 @@ impl World {
             world.origin.set(&payload);
         }
         world.device = Some(Machine(world.fresh_device(State::ACTIVE_SNAPSHOT)));
-        world.take_snapshot();
-        world.settle_down();
-        if !scenario.snapshot {
-            world.device_do(|device| device.drop_snapshot());
-            world.settle_down();
-        }
-        // The device is faultless until here.
-        world.faults = scenario.faults;
-        world.steps = 0;
         world
     }
 
