@@ -237,8 +237,8 @@ fn run_powercut(arguments: &Powercut) -> ExitCode {
         }
     }
     println!(
-        "powercut: {seeds} seeds, {cuts} cuts, {failures} failures, {differences} differences; {recovered} lists recovered, \
-         {} KiB too much on average; {:.1} s a seed",
+        "powercut: {seeds} seeds, {cuts} cuts, {failures} failures, {differences} differences; {recovered} lists \
+         recovered, {} KiB too much on average; {:.1} s a seed",
         (excess >> 10) / u64::max(recovered, 1),
         seconds / (seeds - failures).max(1) as f64
     );
