@@ -51,17 +51,29 @@ pub fn arm(driver: &Path, volume: &Volume, deadline: Instant) -> Armed {
     }
     let (path, finding) = find(volume, &node).map_err(|why| format!("{}: {why}", node.display()))?;
     let reload = Reload {
-        block_device: volume.node().unwrap_or(node),
+        block_device: volume.node().unwrap_or_else(|| node.clone()),
         cow_file: path.clone(),
         cache_bytes: 0,
         minor: volume.minor,
     };
     let done = if finding.snapshot { driver.reload_snapshot(reload) } else { driver.reload_incremental(reload) };
-    done.map(|()| path).map_err(|error| error.to_string())
+    done.map_err(|error| error.to_string())?;
+    if finding.snapshot {
+        // A snapshot's file is closed in order, or it is none any more: no journal is to be replayed. So the
+        // driver may find it now, and has where to put what the mount to come overwrites. If it does not
+        // find it, the mount is another try.
+        let _ = look(&node, |_, _| ());
+    }
+    Ok(path)
 }
 
 /// Finds the current file of a volume.
 fn find(volume: &Volume, node: &Path) -> Result<(PathBuf, Finding), String> {
+    look(node, |root, geometry| choose(volume, root, geometry))?
+}
+
+/// Looks at a volume in a mount of our own that writes nothing.
+fn look<T>(node: &Path, see: impl FnOnce(&Path, Geometry) -> T) -> Result<T, String> {
     let mut device = File::open(node).map_err(|error| error.to_string())?;
     if !device.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device()) {
         return Err("not a block device".into());
@@ -76,9 +88,9 @@ fn find(volume: &Volume, node: &Path) -> Result<(PathBuf, Finding), String> {
     let options = std::ffi::CString::new(options).unwrap_or_default();
     let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOSUID;
     mount(node, &place, kind, flags, options.as_c_str()).map_err(|error| format!("it cannot be looked at: {error}"))?;
-    let found = choose(volume, &place, geometry);
+    let seen = see(&place, geometry);
     unmount(&place, UnmountFlags::DETACH).map_err(|error| format!("{}: {error}", place.display()))?;
-    found
+    Ok(seen)
 }
 
 /// The file system on a device, and how it is mounted without touching its journal.
