@@ -35,6 +35,14 @@ fn bits(geometry: Geometry) -> Option<Shared<Fast<Kernel>>> {
     Shared::new(Fast::new(KVec::filled(Word::new(0), Needs::of(geometry).words as usize)?))
 }
 
+fn regions(geometry: Geometry) -> Option<KVec<Region>> {
+    KVec::filled(Region::CLEAN, Needs::of(geometry).regions as usize)
+}
+
+fn pages(geometry: Geometry) -> Option<KVec<Commit>> {
+    KVec::filled(Commit::new(), Needs::of(geometry).pages as usize)
+}
+
 /// A device that nobody tracks yet.
 pub fn device(geometry: Geometry, state: State) -> Result<KBox<Device<Kernel>>, Errno> {
     let device = || Some(Device::new(geometry, state, bits(geometry)?, Slab::new(KVec::with_capacity(HOLDS)?)));
@@ -43,23 +51,17 @@ pub fn device(geometry: Geometry, state: State) -> Result<KBox<Device<Kernel>>, 
 
 /// The epoch of a new file.
 pub fn new_epoch(origin: Origin) -> Result<Epoch<Kernel>, Errno> {
-    let needs = Needs::of(origin.geometry);
-    let epoch = || {
-        let regions = KVec::filled(Region::CLEAN, needs.regions as usize)?;
-        let pages = KVec::filled(Commit::new(), needs.pages as usize)?;
-        Some(Epoch::new(origin, bits(origin.geometry)?, regions, pages, Page::new()?))
-    };
+    let geometry = origin.geometry;
+    let epoch = || Some(Epoch::new(origin, bits(geometry)?, regions(geometry)?, pages(geometry)?, Page::new()?));
     epoch().ok_or(Errno::ENOMEM)
 }
 
 /// The epoch of a file that was found; its bits are those that `device` notes changes in.
 pub fn found_epoch(block: &Block, finding: Finding, device: &Device<Kernel>) -> Result<Epoch<Kernel>, Errno> {
-    let needs = Needs::of(device.geometry());
+    let geometry = device.geometry();
+    let Finding { identity, header, record, .. } = finding;
     let epoch = || {
-        let regions = KVec::filled(Region::CLEAN, needs.regions as usize)?;
-        let pages = KVec::filled(Commit::new(), needs.pages as usize)?;
-        let tracking = Tracking::new(device.geometry(), regions, pages);
-        let Finding { identity, header, record, .. } = finding;
+        let tracking = Tracking::new(geometry, regions(geometry)?, pages(geometry)?);
         Some(Epoch::found(block, identity, header, record, device.fast(), tracking, Page::new()?))
     };
     epoch().ok_or(Errno::ENOMEM)
