@@ -17,6 +17,7 @@ use model::recovery::Refusal;
 use model::report;
 use model::slab::Slab;
 use model::state::State;
+use model::token;
 use model::verdict::{Reason, Verdict};
 use proptest::prelude::*;
 
@@ -440,6 +441,50 @@ fn the_next_snapshot_of_a_resized_device_is_refused() {
     machine.loss.insert(Reason::Resized.code());
     assert_eq!(machine.give(Command::Take), Err(Errno::EINVAL));
     assert_eq!(machine.device().verdict(), Verdict::Lost(Reason::Resized));
+}
+
+/// What block 0 held before the first snapshot may come back after a power cut, and accuses nobody.
+#[test]
+fn the_first_token_knows_what_came_before_it() {
+    let mut machine = Machine::bare(ROOM);
+    for _ in 0..2 {
+        write(&mut machine, 0, 1);
+        machine.run_out();
+    }
+    machine.carry_out(Command::Take);
+    let token = machine.epoch().record.token;
+    // The machine's numbers are those of its writes.
+    for content in [1, 2] {
+        let mut sector = [0; 512];
+        sector[0] = content;
+        assert!(token.accepts(&[token::hash(&sector); 8]), "write {content}");
+    }
+}
+
+/// The file is not there any more: the snapshot fails, the list is every block, and writes go on.
+#[test]
+fn a_forsaken_device_lists_everything() {
+    for old_data in [true, false] {
+        let mut machine = if old_data { Machine::new(ROOM) } else { incremental(ROOM) };
+        write(&mut machine, 100, 1);
+        machine.run_out();
+        write(&mut machine, 200, 1);
+        machine.device().forsake(Errno::ENOENT);
+        machine.loss.insert(Reason::Damaged.code());
+        machine.broken = true;
+        machine.run_out();
+        write(&mut machine, 300, 1);
+        machine.run_out();
+        let device = machine.device();
+        assert_eq!((device.error(), device.verdict()), (Some(Errno::ENOENT), Verdict::Lost(Reason::Damaged)));
+        assert!(!device.is_readable() && device.changed_blocks() == 3);
+        let failure = old_data.then_some(Errno::EIO);
+        assert_eq!(device.snapshot_failure(), failure);
+        machine.carry_out(Command::Close);
+        machine.unload();
+        assert!(boot(&mut machine, true, None, None));
+        assert_eq!((machine.device().changed_blocks(), machine.device().error()), (BLOCKS, None));
+    }
 }
 
 /// Before its file is known a device notes what is written, and has nothing else to tell.

@@ -4,7 +4,7 @@
 
 use model::commit::Commit;
 use model::copies::{Copies, Cover, Task};
-use model::device::Device;
+use model::device::{Device, Old};
 use model::effect::Effect;
 use model::epoch::{Epoch, Needs, Origin};
 use model::exclusion::{Area, Exclusion, Role};
@@ -152,6 +152,11 @@ fn old_data_and_its_index() {
             ("its bytes", &|index| index.loaded(&mut copies(), 0, Ok(&[1; 4096]))),
         ],
     );
+    differs(
+        Old { copies: copies(), index: index() },
+        Old::clone,
+        &[("a copy", &|old| begin(&mut old.copies)), ("a page on the file", &|old| old.index.note_on_file(0))],
+    );
     // The bytes alone.
     let loaded = |byte: u8| {
         let (mut index, mut copies) = (index(), copies());
@@ -182,7 +187,7 @@ fn devices() {
             ("the limit", &|device| device.set_cache_bytes(1 << 20)),
             ("a refusal", &|device| device.refuse(model::errno::Errno::EINVAL)),
             ("a command", &|device| {
-                let old = model::device::Old { copies: copies(), index: index() };
+                let old = Old { copies: copies(), index: index() };
                 device.take_snapshot(epoch(), old).unwrap();
             }),
             ("an effect", &|device| assert!(matches!(device.poll(&mut [0; 4096]), Some(Effect::WritePage { .. })))),

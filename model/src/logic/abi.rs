@@ -284,6 +284,15 @@ mod tests {
         };
     }
 
+    /// Direction, size, type and number, from the highest bit to the lowest, as in `asm-generic/ioctl.h`.
+    #[test]
+    fn command_numbers_are_those_of_the_kernel() {
+        assert_eq!(command(WRITE, 1, 40), 0x4028_4101);
+        assert_eq!(command(READ, 8, 8272), 0xa050_4108);
+        assert_eq!(command(READ | WRITE, 32, 112), 0xc070_4120);
+        assert_eq!(command(0, 0, 0), 0x4100);
+    }
+
     #[test]
     fn structures_survive_their_bytes() {
         survives!(SetupParams, [36, 37, 38, 39]);

@@ -416,7 +416,7 @@ impl<M: Memory> Device<M> {
         }
         let tracking = self.is_tracking();
         let zeroed = self.current.as_ref().map_or(0, |epoch| epoch.exclusion.zeroed(zone));
-        if tracking && zeroed & missing != 0 {
+        if zeroed & missing != 0 {
             self.guard(zone, missing);
         }
         let mark = match &mut self.current {

@@ -106,18 +106,45 @@ impl From<Errno> for Notice {
 
 #[cfg(test)]
 mod tests {
+    use super::super::header::Malformed;
     use super::*;
+    use std::collections::BTreeSet;
+    use std::vec::Vec;
 
     #[test]
     fn numbers_and_words() {
-        for code in 1..=15 {
-            let notice = Notice::from_code(code).unwrap();
-            assert_eq!(notice.code(), code);
-            assert!(!notice.text().is_empty());
+        let notices: Vec<Notice> = (1..=15).filter_map(Notice::from_code).collect();
+        assert_eq!(notices.iter().map(|notice| notice.code()).collect::<Vec<_>>(), (1..=15).collect::<Vec<_>>());
+        let texts: BTreeSet<_> = notices.iter().map(|notice| notice.text()).collect();
+        assert!(texts.len() == notices.len() && texts.iter().all(|text| text.len() > 10));
+        assert_eq!((Notice::from_code(0), Notice::from_code(16)), (None, None));
+    }
+
+    /// The device shows the same error, whether a file was refused or there was none.
+    #[test]
+    fn causes_keep_their_error() {
+        let refusals = [
+            Refusal::Malformed(Malformed::Magic),
+            Refusal::Plain,
+            Refusal::Foreign,
+            Refusal::Resized,
+            Refusal::Superseded,
+            Refusal::WrongMode,
+        ];
+        let notices = refusals.map(Notice::from);
+        assert_eq!(notices.map(Notice::errno), refusals.map(Refusal::errno));
+        assert_eq!(notices.map(Notice::code), [7, 8, 9, 10, 11, 12]);
+        for errno in [Errno::ENOENT, Errno::EINVAL, Errno::EIO, Errno::ENODEV] {
+            assert_eq!(Notice::from(errno).errno(), errno);
         }
-        assert_eq!(Notice::from_code(0), None);
-        assert_eq!(Notice::from_code(16), None);
-        assert_eq!(Notice::from(Errno::ENOENT).errno(), Errno::ENOENT);
-        assert_eq!(Notice::from(Refusal::Superseded).errno(), Refusal::Superseded.errno());
+        for (errno, notice) in [
+            (Errno::ENOTDIR, Notice::Missing),
+            (Errno::ETXTBSY, Notice::InUse),
+            (Errno::ENODATA, Notice::Incomplete),
+            (Errno::ENOMEM, Notice::NotTaken),
+            (Errno::EPERM, Notice::Unfit),
+        ] {
+            assert_eq!(Notice::from(errno), notice);
+        }
     }
 }

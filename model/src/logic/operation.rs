@@ -828,7 +828,7 @@ impl<M: Memory> Device<M> {
                     }
                     Close::Settle { swept: false }
                 }
-                Some(old) if !old.copies.is_quiet() => return None,
+                Some(old) if !old.copies.is_quiet() || !old.index.is_idle() => return None,
                 _ => Close::Settle { swept: false },
             },
             Close::Settle { swept } => {

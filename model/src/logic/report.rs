@@ -220,6 +220,29 @@ mod tests {
     }
 
     #[test]
+    fn a_list_says_how_far_it_is_to_be_trusted() {
+        let said = |verdict| {
+            let verified = Verified { fallocate: 0, seq_id: 1, uuid: [1; 16], changed_blocks: 0, verdict };
+            let device = Device {
+                minor: 0,
+                cow_file: b"",
+                block_device: b"",
+                max_cache: 0,
+                state: State::ACTIVE_SNAPSHOT,
+                error: None,
+                verified: Some(verified),
+            };
+            let text = text(&[device]);
+            let (_, said) = text.split_once("\"changes\": ").unwrap();
+            String::from(said.split_once(",\n\t\t\t\"state\"").unwrap().0)
+        };
+        assert_eq!(said(Verdict::Exact), "\"exact\"");
+        assert_eq!(said(Verdict::Bounded(4096)), "\"bounded\",\n\t\t\t\"excess_bytes\": 4096");
+        let lost = "\"lost\",\n\t\t\t\"lost_reason\": \"the device was resized\"";
+        assert_eq!(said(Verdict::Lost(super::super::verdict::Reason::Resized)), lost);
+    }
+
+    #[test]
     fn no_devices_as_the_c_driver_prints_it() {
         assert_eq!(text(&[]), "{\n\t\"version\": \"0.10.15\",\n\t\"devices\": [\n\n\t]\n}\n");
     }

@@ -214,6 +214,13 @@ fn bytes_of(content: &Content) -> Block {
 impl Machine {
     /// A machine at the instant of its first snapshot.
     pub fn new(room: Room) -> Machine {
+        let mut machine = Machine::bare(room);
+        machine.carry_out(Command::Take);
+        machine
+    }
+
+    /// A machine whose disk nobody tracks yet.
+    pub fn bare(room: Room) -> Machine {
         let geometry = Geometry::new(room.bytes).unwrap();
         let mut machine = Machine {
             room,
@@ -251,7 +258,6 @@ impl Machine {
             next_content: 1,
         };
         machine.device = Some(machine.fresh(State::ACTIVE_SNAPSHOT));
-        machine.carry_out(Command::Take);
         machine
     }
 
@@ -714,6 +720,7 @@ impl Machine {
             assert!(!snapshot || self.device().snapshot_failure().is_some(), "a foreign write goes unseen");
         }
         if seen && foreign == Some(Role::Metadata) {
+            assert!(self.device().is_overwritten());
             assert!(matches!(self.device().verdict(), Verdict::Lost(_)), "foreign metadata is trusted");
         }
         self.check();
@@ -994,6 +1001,7 @@ impl Machine {
             assert!(missing.is_empty(), "written, and not in the list: {missing:?}, {:?}", device.verdict());
         }
         let verdict = device.verdict();
+        assert!(!device.is_overwritten() || matches!(verdict, Verdict::Lost(_)));
         match verdict {
             Verdict::Lost(reason) => assert!(self.loss.contains(&reason.code()), "lost for {reason:?} without a cause"),
             Verdict::Bounded(excess) => assert!(self.bounded && excess > 0 && excess <= device.changed_blocks() << 12),
@@ -1086,6 +1094,7 @@ impl Machine {
     /// The index of the epoch that is over, as a reader of its own sees it.
     fn check_index(&self) {
         let (Some(former), Some(current)) = (self.former, self.current) else { return };
+        assert_eq!(self.device.as_ref().map(Device::former_is_lost), Some(self.former_lost));
         let file = &self.files[former];
         let header = Header::parse(&file.page(0)[..]).unwrap();
         if !header.clean {
