@@ -7,6 +7,7 @@ mod machine;
 
 use machine::{bits, Command, Dice, Machine, Room};
 use model::device::{cache_split, Admission, Device, Look, DEFAULT_CACHE_BYTES};
+use model::effect::Page;
 use model::errno::Errno;
 use model::former::MAX_RUNS;
 use model::geometry::{Extent, Geometry, REGION_BLOCKS};
@@ -485,6 +486,82 @@ fn a_forsaken_device_lists_everything() {
         assert!(boot(&mut machine, true, None, None));
         assert_eq!((machine.device().changed_blocks(), machine.device().error()), (BLOCKS, None));
     }
+}
+
+/// While a file is verified, what is written is only noted: nobody waits, nothing is copied whose copy may
+/// be in the file already, and the region is marked once its mark is known.
+#[test]
+fn a_write_amid_a_verification_is_noted() {
+    // Two fine pages, so that one region is known before the other.
+    let room = Room { bytes: 40 << 22, ..ROOM };
+    let kept = 35 * REGION_BLOCKS;
+    for snapshot in [true, false] {
+        let mut machine = if snapshot { Machine::new(room) } else { incremental(room) };
+        write(&mut machine, REGION_BLOCKS, 1);
+        write(&mut machine, kept, 1);
+        machine.run_out();
+        machine.carry_out(Command::Close);
+        machine.unload();
+        let (head, finding) = machine.find(snapshot).unwrap();
+        machine.boot(snapshot);
+        machine.verify(&head, &finding);
+        while machine.poll() {}
+        assert!(machine.is_reading(Page::Coarse(0)));
+        write(&mut machine, kept, 1);
+        while !machine.is_reading(Page::Fine(1)) {
+            machine.complete(0, true);
+            while machine.poll() {}
+        }
+        let mut noted = 1;
+        if !snapshot {
+            write(&mut machine, REGION_BLOCKS + 9, 1);
+            noted += 1;
+        }
+        assert_eq!(machine.device().held_writes(), 0);
+        machine.run_out();
+        let device = machine.device();
+        assert_eq!((device.is_readable(), device.changed_blocks()), (snapshot, 1 + noted as u64));
+        for first in [kept, REGION_BLOCKS] {
+            machine.look(Extent { first, count: 2 });
+        }
+        machine.run_out();
+        machine.crash(&mut Dice(1));
+        assert!(boot(&mut machine, snapshot, None, None));
+    }
+}
+
+/// The token of the next file knows every write of block 0 that goes on under it, whichever step of the
+/// command it came at and whatever ended before.
+#[test]
+fn block_0_is_trusted_whenever_it_is_written() {
+    for seed in 0..60 {
+        let (mut machine, mut dice) = (incremental(ROOM), Dice(seed));
+        assert_eq!(machine.give(Command::Take), Ok(()));
+        let mut writes = 0;
+        while machine.command.is_some() {
+            while machine.poll() {}
+            if writes < 5 && dice.below(3) == 0 {
+                write(&mut machine, 0, 1);
+                writes += 1;
+                while machine.poll() {}
+            }
+            machine.complete(dice.below(100), true);
+        }
+        machine.run_out();
+        assert_eq!(machine.result, Some(Ok(())));
+    }
+}
+
+/// Where the former file lies anybody may write: the snapshot shows zeroes there.
+#[test]
+fn a_write_to_the_former_file_harms_no_snapshot() {
+    let mut machine = incremental(Room { own: true, data: 50, ..ROOM });
+    machine.carry_out(Command::Take);
+    write(&mut machine, 185, 30);
+    machine.run_out();
+    let device = machine.device();
+    assert!(device.is_readable() && !device.is_overwritten());
+    read_all(&mut machine);
 }
 
 /// Before its file is known a device notes what is written, and has nothing else to tell.

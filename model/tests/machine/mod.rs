@@ -407,6 +407,7 @@ impl Machine {
             (Command::Close, Ok(())) => self.check_closed(),
             (Command::Verify, Ok(())) => {
                 assert!(!state.unverified && state.active);
+                self.written.append(&mut self.noted);
                 // Whoever wrote it: should the power fail now, nobody is accused at the next boot.
                 let token = record(&self.files[self.current.unwrap()]).unwrap().token;
                 assert!(token.accepts(&hashes_of(&self.disk.get(0))), "the token does not know block 0");
@@ -551,6 +552,11 @@ impl Machine {
 
     fn former_is_lost(&self) -> bool {
         self.current.is_some_and(|at| record(&self.files[at]).is_some_and(|record| record.lost.is_some()))
+    }
+
+    /// Whether this page of the file is being read.
+    pub fn is_reading(&self, page: Page) -> bool {
+        self.flights.iter().any(|io| matches!(io, Io::Read(_, at, _) if *at == page))
     }
 
     /// What came last ends first.
