@@ -455,6 +455,7 @@ impl<M: Memory> Tracking<M> {
                         region.keep_hot();
                     } else if let Some(steps) = (1..GENERATIONS).rev().find(used) {
                         region.skip_generations(steps);
+                        self.request(number / COARSE_PAGE_REGIONS);
                     }
                     continue;
                 }

@@ -554,9 +554,21 @@ impl Machine {
         self.current.is_some_and(|at| record(&self.files[at]).is_some_and(|record| record.lost.is_some()))
     }
 
-    /// Whether this page of the file is being read.
-    pub fn is_reading(&self, page: Page) -> bool {
-        self.flights.iter().any(|io| matches!(io, Io::Read(_, at, _) if *at == page))
+    /// Whether this page of the current file is being read or written.
+    pub fn is_on_its_way(&self, page: Page) -> bool {
+        let is = |at: &Page| *at == page;
+        self.flights.iter().any(|io| match io {
+            Io::Read(_, at, _) | Io::Write(File::Current, _, at, ..) => is(at),
+            _ => false,
+        })
+    }
+
+    /// The first write of a page fails, and only this attempt of it.
+    pub fn stumble(&mut self) {
+        let at = self.flights.iter().position(|io| matches!(io, Io::Write(..))).expect("a page is being written");
+        if let Io::Write(role, _, page, ..) = self.flights.remove(at) {
+            self.device().page_written(role, page, Err(Errno::EIO));
+        }
     }
 
     /// What came last ends first.
@@ -598,6 +610,8 @@ impl Machine {
                 match (page, ok) {
                     (Page::Head, false) => self.head_failed |= role == File::Current,
                     (Page::Index(_), false) => self.broken |= role == File::Current,
+                    // A file may be closed with regions that could not be settled.
+                    (Page::Fine(_), false) => self.bounded |= role == File::Current,
                     (Page::Coarse(_), false) if role == File::Current => {
                         self.loss.insert(Reason::MarkFailed.code());
                     }
