@@ -108,6 +108,7 @@ impl World {
         if missing == 0 {
             return true;
         }
+        let before = self.copies.started();
         match self.copies.cover(zone, missing) {
             Cover::Complete => {
                 for bit in (0..ZONE_BLOCKS).filter(|bit| missing >> bit & 1 == 1) {
@@ -128,6 +129,7 @@ impl World {
             Cover::Memory => {
                 let used = (self.copies.memory_bytes() - self.tables.0) >> 12;
                 assert!(used > 0, "no memory although nothing is used");
+                assert_eq!(self.copies.started(), before, "begun by half");
                 let enough = used + u64::from(missing.count_ones()) <= self.limit && used + 32 <= self.places;
                 assert!(!enough, "no memory although there is enough");
                 self.copies.disown(extent_of(zone, mask));
@@ -424,4 +426,38 @@ proptest! {
     ) {
         play(room, deeds);
     }
+}
+
+fn room_for(places: usize) -> Copies<Heap> {
+    Copies::new(Slab::new(Bounded::with_capacity(places)), Bounded::filled(NONE, 4), 100, DATA, DATA + 100)
+}
+
+/// A zone's runs are begun if there is just room for them.
+#[test]
+fn what_just_fits_is_begun() {
+    let runs = 0x5555_5555_5555_5555;
+    for (places, fits) in [(33, true), (32, false)] {
+        let mut copies = room_for(places);
+        assert!(matches!(copies.cover(0, 1), Cover::Wait(_)));
+        assert_eq!(copies.cover(1, runs) != Cover::Memory, fits);
+        assert_eq!(copies.started(), if fits { 33 } else { 1 });
+    }
+}
+
+/// A copy that nobody wanted any more is kept for whoever comes while it is made, and not made again.
+#[test]
+fn a_copy_is_kept_for_the_next_writer() {
+    let mut copies = room_for(40);
+    let Cover::Wait(at) = copies.cover(0, 1) else { panic!("nothing was copied yet") };
+    copies.disown(Extent { first: 0, count: 1 });
+    assert!(matches!(copies.poll(), Some(copies::Task::Read(..))));
+    assert_eq!(copies.cover(0, 1), Cover::Wait(at));
+    copies.read_ended(at, Ok(()));
+    assert!(matches!(copies.poll(), Some(copies::Task::Store(..))));
+    assert!(copies.store_ended(at, Ok(())));
+    copies.finish(at);
+    assert_eq!(copies.poll(), None);
+    assert_eq!(copies.cover(0, 1), Cover::Complete);
+    copies.bits_set(0, 1);
+    assert_eq!((copies.poll(), copies.started()), (Some(copies::Task::Drop(at)), 1));
 }

@@ -416,8 +416,9 @@ impl<M: Memory> Device<M> {
         }
         let tracking = self.is_tracking();
         let zeroed = self.current.as_ref().map_or(0, |epoch| epoch.exclusion.zeroed(zone));
-        if zeroed & missing != 0 {
-            self.guard(zone, missing);
+        match zeroed & missing {
+            0 => {}
+            mask => self.guard(zone, mask),
         }
         let mark = match &mut self.current {
             Some(epoch) if !tracking => {
