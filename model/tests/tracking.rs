@@ -282,7 +282,7 @@ impl World {
         for page in 0..geometry().coarse_pages() {
             let zeroes = heap::page();
             let bytes = self.coarse.get(&page).filter(|_| !unreadable()).unwrap_or(&zeroes);
-            tracking.load_coarse(page, bytes, SEAL, |region| {
+            tracking.load_coarse(page, bytes, SEAL, 0, |region| {
                 whole.insert(region);
             });
         }

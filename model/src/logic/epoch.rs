@@ -228,7 +228,12 @@ impl<M: Memory> Epoch<M> {
     pub fn begin_head(&mut self, out: &mut Block) {
         self.commit.begin();
         self.record.sequence = self.record.sequence.saturating_add(1);
-        self.record.marks = if self.record.closed.is_some() { 0 } else { self.tracking.written() };
+        self.record.marks = match self.record.closed {
+            Some(_) => 0,
+            // Of a page that could not be read an earlier record knows more.
+            None if M::has(Mutant::MarksForgotten) => self.tracking.written(),
+            None => self.tracking.written().max(self.record.marks),
+        };
         let seed = self.identity.seed();
         self.record.store(&mut self.head, seed);
         out.copy_from_slice(&*self.head);

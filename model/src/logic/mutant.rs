@@ -82,6 +82,10 @@ mutants! {
     PollStopsEarly = "poll-stops-early";
     /// A verification writes marks while the record still says that the file is closed, and their digest.
     MarksBeforeOpening = "marks-before-opening";
+    /// A coarse page that could not be read is written with a number that the medium may have already.
+    NumbersBeginAnew = "numbers-begin-anew";
+    /// While a coarse page cannot be read the record forgets how often it was written.
+    MarksForgotten = "marks-forgotten";
     /// Where a mark and its loss cannot be written, the write goes on after one attempt.
     OneAttempt = "one-attempt";
 }

@@ -717,7 +717,9 @@ impl<M: Memory> Device<M> {
         let (fast, record) = (&self.fast, &mut epoch.record);
         let before = record.excess_bytes;
         let mut changed = self.changed;
-        epoch.tracking.load_coarse(page, block, seal, |region| {
+        // No page is written so often between two records.
+        let unknown = record.sequence.saturating_mul(1 << 32);
+        epoch.tracking.load_coarse(page, block, seal, unknown, |region| {
             changed = changed.saturating_add(set_whole(&**fast, geometry, region));
             record.excess_bytes = record.excess_bytes.saturating_add(geometry.region_bytes(region));
         });

@@ -373,9 +373,10 @@ impl<M: Memory> Tracking<M> {
         }
     }
 
-    /// Takes over a coarse page found on the medium. Regions of a damaged sector count as hot. Calls
-    /// `whole` for every region that must be reported whole.
-    pub fn load_coarse(&mut self, page: u64, bytes: &Block, seal: Seal, mut whole: impl FnMut(u64)) {
+    /// Takes over a coarse page found on the medium. Regions of a damaged sector count as hot. If none is
+    /// valid the next write gets a number above `unknown`, which none on the medium exceeds. Calls `whole` for every
+    /// region that must be reported whole.
+    pub fn load_coarse(&mut self, page: u64, bytes: &Block, seal: Seal, unknown: u64, mut whole: impl FnMut(u64)) {
         let sectors = COARSE_PAGE_REGIONS / COARSE_SECTOR_REGIONS;
         let mut sequences = None;
         let (mut oldest, mut newest) = (u64::MAX, 0);
@@ -411,6 +412,7 @@ impl<M: Memory> Tracking<M> {
         if oldest == u64::MAX {
             self.unknown_age = true;
             oldest = 0;
+            newest = if M::has(Mutant::NumbersBeginAnew) { 0 } else { unknown };
         }
         if let Some(commit) = self.pages.get_mut(page as usize) {
             commit.resume(oldest, newest);

@@ -96,6 +96,8 @@ events! {
     LossNoticed = "lost mark noticed";
     /// One that nothing could tell.
     LossUnseen = "lost mark that nothing followed";
+    /// A lost list of which no record is left that says so.
+    LossHidden = "lost record of a loss";
     /// The snapshot was read from the origin.
     ReadOrigin = "snapshot read from the origin";
     /// The snapshot was read from memory.

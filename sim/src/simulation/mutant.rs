@@ -247,6 +247,19 @@ pub fn gauntlet() -> Vec<Scenario> {
             untracked: 0,
             ..plain.clone()
         },
+        // A coarse page that cannot be read, and then is not written.
+        Scenario {
+            faults: Faults { read: 2, lost: 2, ..Faults::default() },
+            snapshot: false,
+            blocks: vec![0, 1],
+            ops: vec![Op::Write],
+            writes: 6,
+            command_count: 0,
+            crashes: 3,
+            reads: 0,
+            untracked: 0,
+            ..plain.clone()
+        },
         // Fine pages that cannot be read, and then are not written.
         Scenario {
             faults: Faults { read: 2, lost: 2, rot: 1, write: 1, ..Faults::default() },

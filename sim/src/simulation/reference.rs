@@ -16,6 +16,7 @@
 use std::rc::Rc;
 
 use model::coarse::{CoarseSector, Mark, MarkState};
+use model::crc32c;
 use model::device::Device;
 use model::fine;
 use model::geometry::{Extent, Geometry, COARSE_SECTOR_REGIONS, REGION_BLOCKS, SECTOR_SIZE, ZONE_BLOCKS};
@@ -69,6 +70,12 @@ impl Blocks {
         }
     }
 
+    fn remove(&mut self, block: u64) {
+        if let Ok(at) = self.0.binary_search(&block) {
+            self.0.remove(at);
+        }
+    }
+
     fn contains(&self, block: u64) -> bool {
         self.0.binary_search(&block).is_ok()
     }
@@ -83,6 +90,31 @@ pub struct Doubt {
     pub at: usize,
     /// What may be there after a power cut.
     pub contents: Vec<Sector>,
+}
+
+/// A coarse page whose last write the medium does not show.
+#[derive(Clone, Debug, Hash)]
+struct Blind {
+    page: u64,
+    /// Number of the write.
+    number: u64,
+    /// The checksums of its sectors as the medium showed them then.
+    shown: Vec<u32>,
+    /// The newest record that had begun by then; a later one tells.
+    record: u64,
+}
+
+/// What a medium that lost writes tells of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// It lost nothing that matters.
+    Everything,
+    /// That a mark is missing.
+    MarkLost,
+    /// Nothing: no record followed the mark, or every one was lost as well.
+    Nothing,
+    /// Not that the list is lost: every record that said so was lost as well.
+    LossHidden,
 }
 
 /// A copy-on-write file, and what it ought to say.
@@ -107,14 +139,17 @@ pub struct CowFile {
     /// A false accusation would be excusable.
     doubtful: bool,
     block0_writes: u32,
+    /// The newest record whose write began: its number, and whether it says that the list is lost.
+    record: (u64, bool),
+    /// The number of the newest one that the medium acknowledged and does not show, and whether any such says
+    /// that the list is lost.
+    unshown: Option<(u64, bool)>,
     /// Coarse pages whose last write the medium acknowledged and does not show.
-    blind: Vec<u64>,
-    /// The record of an earlier recovery's excess may be among what the medium lost.
+    blind: Vec<Blind>,
+    /// It was recovered from an older record than the newest, which may have told of an earlier excess.
     vague: bool,
-    /// What that comes to at the next verification.
+    /// What blind pages come to at the next verification.
     expected_loss: Option<bool>,
-    /// The medium shows nothing of what it lost: nobody could tell.
-    forgiven: bool,
     expected_excess: Option<u64>,
 }
 
@@ -135,10 +170,11 @@ impl CowFile {
             untracked: false,
             doubtful: false,
             block0_writes: 0,
+            record: (0, false),
+            unshown: None,
             blind: Vec::new(),
             vague: false,
             expected_loss: None,
-            forgiven: false,
             expected_excess: None,
         }
     }
@@ -227,33 +263,48 @@ impl CowFile {
         self.doubtful = true;
     }
 
-    /// The medium does not show the newest record; whether that says that the list is lost.
-    pub fn head_lost(&mut self, says_lost: bool) {
+    /// The write of a record begins.
+    pub fn record_begun(&mut self, number: u64, says_lost: bool) {
+        self.record = (number, says_lost);
+    }
+
+    /// The medium acknowledged the record whose write began last, and does not show it.
+    pub fn record_lost(&mut self) {
+        self.record_hidden(self.record.0, self.record.1);
+    }
+
+    /// The medium shows no record from this number on, or a v1 header that is older than it.
+    pub fn record_hidden(&mut self, number: u64, says_lost: bool) {
         self.doubtful = true;
-        self.vague = true;
-        self.forgiven |= says_lost;
+        let (newest, said_so) = self.unshown.unwrap_or((0, false));
+        self.unshown = Some((number.max(newest), says_lost || said_so));
+    }
+
+    /// What the medium hides, if it shows this record as the newest.
+    fn hidden_behind(&self, record: &Record) -> Option<(u64, bool)> {
+        self.unshown.filter(|(number, _)| record.sequence < *number)
     }
 
     /// The medium does not show a write of a coarse page that it acknowledged.
-    pub fn mark_lost(&mut self, page: u64) {
-        if !self.blind.contains(&page) {
-            self.blind.push(page);
-        }
+    pub fn mark_lost(&mut self, page: u64, number: u64, shown: &Block) {
+        self.mark_made(page);
+        self.blind.push(Blind { page, number, shown: stored_crcs(shown).collect(), record: self.record.0 });
+    }
+
+    /// The medium shows a coarse page as it once was: who knows which record had begun by then.
+    pub fn mark_hidden(&mut self, page: u64, shown: &Block) {
+        self.mark_made(page);
+        self.blind.push(Blind { page, number: 0, shown: stored_crcs(shown).collect(), record: u64::MAX });
     }
 
     /// A coarse page was written: it has every mark.
     pub fn mark_made(&mut self, page: u64) {
-        self.blind.retain(|blind| *blind != page);
+        self.blind.retain(|blind| blind.page != page);
     }
 
     /// A coarse page cannot be read at all, so its regions count as hot.
     pub fn mark_unread(&mut self) {
         self.expected_loss = None;
-    }
-
-    /// Of a medium that lost marks, as it is found: whether the record tells.
-    pub fn expects_loss(&self) -> Option<bool> {
-        self.expected_loss
     }
 
     /// Takes over what the token of the former file could not know of block 0.
@@ -262,14 +313,10 @@ impl CowFile {
         self.block0_writes += former.block0_writes;
     }
 
-    /// Whether nobody could have told what the medium lost.
-    pub fn is_forgiven(&self) -> bool {
-        self.forgiven
-    }
-
     /// The power failed. Returns whether writes were forgotten that came before the file was known.
     pub fn crashed(&mut self) -> bool {
         self.was_cut = true;
+        self.record = (0, false);
         let forgotten = self.forget_noted();
         if !self.closed || forgotten {
             self.snapshot = false;
@@ -297,24 +344,52 @@ impl CowFile {
         }
     }
 
-    /// What a recovery of what the medium says now has to come to.
-    pub fn expect(&mut self, finding: &Finding, geometry: Geometry, page: impl Fn(u64) -> Block) {
-        let seed = finding.identity.seed();
-        let found = sectors(geometry, seed, finding.header.seqid, page);
+    /// What a recovery of what the medium says now has to come to. What the medium lost and shows nothing of
+    /// cannot be known: from here on the list is what the medium says, and that alone.
+    pub fn expect(&mut self, finding: &Finding, geometry: Geometry, page: impl Fn(u64) -> Block) -> Told {
+        let (seed, epoch, record) = (finding.identity.seed(), finding.header.seqid, &finding.record);
+        let found = sectors(geometry, seed, epoch, &page);
         let hot: u64 = marks(geometry, &found)
             .enumerate()
             .filter(|(_, mark)| mark.is_some_and(|mark| mark.state == MarkState::Hot))
             .map(|(region, _)| geometry.region_bytes(region as u64))
             .sum();
-        self.expected_excess = Some(hot + finding.record.excess_bytes);
-        self.expected_loss = (!self.blind.is_empty()).then(|| match finding.record.closed {
-            Some(_) => true,
-            None => {
-                let pages = found.chunks(8).map(|page| page.iter().flatten().map(|sector| sector.sequence).min());
-                pages.sum::<Option<u64>>().is_some_and(|sum| sum < finding.record.marks)
-            }
+        self.expected_excess = Some(hot + record.excess_bytes);
+        let hidden = self.hidden_behind(record);
+        self.unshown = None;
+        self.vague |= hidden.is_some();
+        self.record = (record.sequence, record.lost.is_some());
+        // A sector that is not valid counts as hot and lacks nothing, nor does what a later write made of it
+        // before a power cut.
+        self.blind.retain(|blind| {
+            let now = page(geometry.coarse_block() + blind.page);
+            let mut sectors = found.iter().skip(8 * blind.page as usize).zip(stored_crcs(&now).zip(&blind.shown));
+            let lacks = |sector: &CoarseSector, is_old| is_old || sector.sequence < blind.number;
+            sectors.any(|(sector, (now, old))| sector.as_ref().is_some_and(|sector| lacks(sector, now == *old)))
         });
-        self.forgiven |= self.expected_loss == Some(false);
+        let followed = self.blind.iter().any(|blind| record.sequence > blind.record);
+        self.expected_loss = (!self.blind.is_empty()).then(|| {
+            followed
+                || match record.closed {
+                    Some(closed) => closed.digest != digest(geometry, &page),
+                    None => {
+                        let pages =
+                            found.chunks(8).map(|page| page.iter().flatten().map(|sector| sector.sequence).min());
+                        pages.sum::<Option<u64>>().is_some_and(|sum| sum < record.marks)
+                    }
+                }
+        });
+        let told = match (self.expected_loss, hidden) {
+            (Some(true), _) => return Told::MarkLost,
+            (_, Some((_, true))) if record.lost.is_none() => Told::LossHidden,
+            (Some(false), _) => Told::Nothing,
+            (None, _) => return Told::Everything,
+        };
+        for (block, _) in self.missing(seed, epoch, geometry, page) {
+            self.submitted.remove(block);
+        }
+        self.blind.clear();
+        told
     }
 
     /// I1 and I2 of the bits in memory.
@@ -348,9 +423,6 @@ impl CowFile {
 
     /// I1, I2 and I6 right after a verification.
     pub fn check_recovery(&mut self, device: &Device<Simulated>, may_lose: bool) -> Result<(), Violation> {
-        if self.forgiven {
-            return Ok(());
-        }
         let verdict = device.verdict();
         if self.expected_loss.take() == Some(true) && !matches!(verdict, Verdict::Lost(_)) {
             return violation("I1", format!("the medium has lost marks, and it says {verdict:?}"));
@@ -379,11 +451,12 @@ impl CowFile {
     /// `may_be_short`: a write of the index may have been lost.
     pub fn check_index(
         &self,
+        head: &Block,
         header: &Header,
         may_be_short: bool,
         page: impl Fn(u64) -> Block,
     ) -> Result<(), Violation> {
-        if !self.begun || self.forgiven {
+        if !self.begun {
             return Ok(());
         }
         let mut reported = 0u64;
@@ -403,7 +476,7 @@ impl CowFile {
         let short = header.changed_blocks.is_some_and(|counted| counted > reported);
         // Which whoever applies the list is told.
         // Nor is a header the newest whose write was lost.
-        if (short && may_be_short) || self.vague {
+        if (short && may_be_short) || self.vague || self.hides(head).is_some() {
             return Ok(());
         }
         if let Some(block) = self.submitted.0.iter().find(|block| !found.contains(**block)) {
@@ -418,7 +491,7 @@ impl CowFile {
 
     /// I1 of the marks on the medium, of any file that is or was tracked into.
     pub fn check_sealed(&self, head: &Block, geometry: Geometry, page: impl Fn(u64) -> Block) -> Result<(), Violation> {
-        if !self.begun || self.forgiven || self.untracked || self.submitted.0.is_empty() || !self.blind.is_empty() {
+        if !self.begun || self.untracked || self.submitted.0.is_empty() || !self.blind.is_empty() {
             return Ok(());
         }
         let Ok(Some(identity)) = Identity::parse(head) else { return Ok(()) };
@@ -427,13 +500,28 @@ impl CowFile {
         if record.phase == Phase::Prepared || record.lost.is_some() {
             return Ok(());
         }
-        let found = sectors(geometry, seed, record.epoch, &page);
+        // It was acknowledged, which is all that can be done.
+        if self.hidden_behind(&record).is_some_and(|(_, says_lost)| says_lost) {
+            return Ok(());
+        }
+        match self.missing(seed, record.epoch, geometry, page).first() {
+            Some((block, state)) => {
+                violation("I1", format!("block {block} was written, and its region is durably {state:?} without it"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The blocks that were written and that the medium does not list, with what it says of their regions.
+    fn missing(&self, seed: u32, epoch: u64, geometry: Geometry, page: impl Fn(u64) -> Block) -> Vec<(u64, MarkState)> {
+        let found = sectors(geometry, seed, epoch, &page);
         let marks: Vec<Option<Mark>> = marks(geometry, &found).collect();
         let mut fine_page: Option<(u64, Block)> = None;
+        let mut missing = Vec::new();
         for block in &self.submitted.0 {
             let region = block / REGION_BLOCKS;
             let Some(mark) = marks.get(region as usize).copied().flatten() else { continue };
-            let missing = match mark.state {
+            let is_missing = match mark.state {
                 MarkState::Clean => true,
                 MarkState::Hot => false,
                 MarkState::Settled => {
@@ -441,20 +529,38 @@ impl CowFile {
                     if fine_page.as_ref().is_none_or(|(at, _)| *at != number) {
                         fine_page = Some((number, page(geometry.fine_block() + number)));
                     }
-                    let bits = fine_page
-                        .as_ref()
-                        .and_then(|(_, page)| fine::load(page, seed, record.epoch, region, mark.generation));
+                    let bits =
+                        fine_page.as_ref().and_then(|(_, page)| fine::load(page, seed, epoch, region, mark.generation));
                     let zone = (block % REGION_BLOCKS / ZONE_BLOCKS) as usize;
                     bits.is_some_and(|bits| bits[zone] >> (block % ZONE_BLOCKS) & 1 == 0)
                 }
             };
-            if missing {
-                let text = format!("block {block} was written, and its region is durably {:?} without it", mark.state);
-                return violation("I1", text);
+            if is_missing {
+                missing.push((*block, mark.state));
             }
         }
-        Ok(())
+        missing
     }
+
+    /// What the medium hides, if this is the header block that it shows.
+    fn hides(&self, head: &Block) -> Option<(u64, bool)> {
+        let identity = Identity::parse(head).ok().flatten()?;
+        Record::parse(head, identity.seed()).ok().and_then(|record| self.hidden_behind(&record))
+    }
+}
+
+/// The checksum of the checksums of all coarse sectors on the medium.
+fn digest(geometry: Geometry, page: impl Fn(u64) -> Block) -> u32 {
+    (0..geometry.coarse_pages()).fold(0, |digest, number| {
+        let crcs = stored_crcs(&page(geometry.coarse_block() + number)).collect::<Vec<_>>();
+        crcs.iter().fold(digest, |digest, crc| crc32c::update(digest, &crc.to_le_bytes()))
+    })
+}
+
+/// The checksums that the sectors of a coarse page carry.
+fn stored_crcs(page: &Block) -> impl Iterator<Item = u32> + '_ {
+    page.chunks_exact(SECTOR_SIZE)
+        .map(|sector| CoarseSector::stored_crc(&sector.try_into().unwrap_or([0; SECTOR_SIZE])))
 }
 
 /// The coarse sectors on the medium that have regions; `None` for a damaged one.

@@ -16,8 +16,10 @@ use model::fast::Fast;
 use model::geometry::{Extent, Geometry, BLOCK_SHIFT, COARSE_SECTOR_REGIONS};
 use model::header::Header;
 use model::hold::{Kind, Write};
+use model::identity::Identity;
 use model::memory::Block;
 use model::operation::Found;
+use model::record::Record;
 use model::recovery::{self, Refusal};
 use model::slab::Slab;
 use model::state::State;
@@ -34,7 +36,7 @@ use super::hash::{fast_hash, FastMap};
 use super::memory::{select, Simulated};
 use super::mutant::{self, Bug};
 use super::origin::Origin as Held;
-use super::reference::{self, Content, CowFile, Violation};
+use super::reference::{self, Content, CowFile, Told, Violation};
 use super::scenario::{Command, Op, Scenario};
 use super::supplies;
 
@@ -513,6 +515,9 @@ impl World {
                 if block >= self.geometry.data_block() {
                     return self.fail("I4", format!("{page:?} would be written into the data"));
                 }
+                if page == Page::Head {
+                    self.note_record(file, out);
+                }
                 let payload = self.page_payload(file, block, out);
                 let durable = durable && !self.has(Bug::FuaDropped);
                 self.pending.push(Io::Page { role, page, payload, durable });
@@ -566,6 +571,14 @@ impl World {
                 }
             }
             Effect::Done { result } => self.command_done(result),
+        }
+    }
+
+    /// A header block is about to be written.
+    fn note_record(&mut self, file: usize, head: &Block) {
+        let Ok(Some(identity)) = Identity::parse(head) else { return };
+        if let Ok(record) = Record::parse(head, identity.seed()) {
+            self.files[file].record_begun(record.sequence, record.lost.is_some());
         }
     }
 
@@ -1115,7 +1128,8 @@ impl World {
             let head = self.page(at, 0);
             let Ok(header) = Header::parse(&head) else { continue };
             if header.clean {
-                let result = self.files[at].check_index(&header, self.may_be_short(), |page| self.page(at, 1 + page));
+                let result =
+                    self.files[at].check_index(&head, &header, self.may_be_short(), |page| self.page(at, 1 + page));
                 self.judge(result);
             }
             let result = self.files[at].check_sealed(&head, self.geometry, |block| self.page(at, block));
@@ -1158,7 +1172,7 @@ impl World {
     /// I1: a file whose epoch is over lacks what came after it, so it must not be tracked into again.
     fn check_former_files(&mut self, present: usize) {
         for former in 0..present {
-            if !self.files[former].has_begun() || self.files[former].is_forgiven() || self.had_faults() {
+            if !self.files[former].has_begun() || self.had_faults() {
                 continue;
             }
             let mut head = self.page(former, 0);
@@ -1190,7 +1204,7 @@ impl World {
             Err(refusal) => {
                 note!(self, "  refused: {}", refusal.text());
                 self.coverage.note(Event::Refused);
-                if !self.had_faults() && !self.files[file].is_forgiven() {
+                if !self.had_faults() {
                     self.fail("I6", format!("our own file is refused: {}", refusal.text()));
                 }
                 self.resting = true;
@@ -1211,11 +1225,11 @@ impl World {
         let fpos = finding.record.closed.map_or(finding.header.fpos, |closed| closed.fpos);
         let old = finding.snapshot.then(|| self.new_old(fpos));
         let mut expecting = self.files[file].clone();
-        expecting.expect(&finding, self.geometry, |block| self.page(file, block));
-        match expecting.expects_loss() {
-            Some(true) => self.coverage.note(Event::LossNoticed),
-            Some(false) => self.coverage.note(Event::LossUnseen),
-            None => {}
+        match expecting.expect(&finding, self.geometry, |block| self.page(file, block)) {
+            Told::Everything => {}
+            Told::MarkLost => self.coverage.note(Event::LossNoticed),
+            Told::Nothing => self.coverage.note(Event::LossUnseen),
+            Told::LossHidden => self.coverage.note(Event::LossHidden),
         }
         self.files[file] = expecting;
         let found = Found { epoch, old, block0: self.block0_hashes() };
@@ -1257,7 +1271,7 @@ impl World {
         let head = self.page(former, 0);
         let result = match Header::parse(&head) {
             Ok(header) if header.clean => {
-                self.files[former].check_index(&header, false, |page| self.page(former, 1 + page))
+                self.files[former].check_index(&head, &header, false, |page| self.page(former, 1 + page))
             }
             _ => Err(Violation { invariant: "I1", text: "the finished file is not CLEAN".into() }),
         };
@@ -1399,8 +1413,7 @@ impl World {
         self.check_progress();
         if let (Some(current), Some(machine)) = (self.current, &self.device) {
             if !machine.0.state().unverified && machine.0.epoch().is_some() {
-                let file = &self.files[current];
-                let result = if file.is_forgiven() { Ok(()) } else { file.check_memory(&machine.0) };
+                let result = self.files[current].check_memory(&machine.0);
                 self.judge(result);
             }
         }

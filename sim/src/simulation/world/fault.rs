@@ -4,6 +4,7 @@
 //! Invariant: what is told to the model is what a disk would tell; what is told to the reference is the
 //! truth.
 
+use model::bytes::u64_at;
 use model::effect::{Page, Step};
 use model::errno::Errno;
 use model::geometry::{Geometry, COARSE_SECTOR_REGIONS};
@@ -202,12 +203,18 @@ impl World {
     }
 
     fn acknowledge_nothing(&mut self, io: Io) {
-        let Io::Page { role, page, .. } = io else { return };
+        let Io::Page { role, page, payload, .. } = io else { return };
         if let Some(file) = self.file_of(role) {
-            let says_lost = self.record_of(role).is_some_and(|record| record.lost.is_some());
             match page {
-                Page::Head => self.files[file].head_lost(says_lost),
-                Page::Coarse(number) => self.files[file].mark_lost(number),
+                Page::Head => self.files[file].record_lost(),
+                Page::Coarse(number) => {
+                    let shown = self.page(file, self.geometry.coarse_block() + number);
+                    let made_by = payload.iter().find_map(|(_, sector)| match sector {
+                        Sector::Bytes(bytes) => Some(u64_at(&bytes.raw, 16)),
+                        Sector::Data(_) => None,
+                    });
+                    self.files[file].mark_lost(number, made_by.unwrap_or(0), &shown);
+                }
                 _ => {}
             }
         }
@@ -271,24 +278,20 @@ impl World {
     pub(super) fn make_stale(&mut self, choice: &mut impl Choice) {
         self.faults.stale -= 1;
         let Some((file, block, sector)) = self.metadata_sector(choice) else { return };
-        let says_lost = self.record_on_medium(file).is_some_and(|record| record.lost.is_some());
+        let newest = self.record_on_medium(file);
         if !self.disk.make_stale(sector, |count| choice.below(count as u32) as usize) {
             return;
         }
         note!(self, "sector {} of file block {block} is STALE", sector % BLOCK_SECTORS);
         self.coverage.note(Event::Stale);
-        if block == 0 {
-            self.files[file].head_lost(says_lost);
+        if let (0, Some(newest)) = (block, newest) {
+            let shown = self.record_on_medium(file).map_or(0, |record| record.sequence);
+            // Of a v1 header that is older than the record the next write is the first to be whole again.
+            let number = newest.sequence + u64::from(shown == newest.sequence);
+            self.files[file].record_hidden(number, newest.lost.is_some() && shown < newest.sequence);
         } else if block == self.geometry.coarse_block() && sector % BLOCK_SECTORS < coarse_sectors(self.geometry) {
-            self.files[file].mark_lost(0);
-        }
-    }
-
-    fn record_of(&self, role: model::effect::File) -> Option<Record> {
-        let machine = self.device.as_ref()?;
-        match role {
-            model::effect::File::Current => machine.0.epoch().map(|epoch| epoch.record),
-            _ => None,
+            let shown = self.page(file, block);
+            self.files[file].mark_hidden(0, &shown);
         }
     }
 
