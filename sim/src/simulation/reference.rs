@@ -150,6 +150,10 @@ pub struct CowFile {
     vague: bool,
     /// What blind pages come to at the next verification.
     expected_loss: Option<bool>,
+    /// A lost mark was not told, so its region uses generations again, of which the medium has fine bits.
+    untold: bool,
+    /// And then a write of fine bits was lost, which those may be taken for.
+    reused: bool,
     expected_excess: Option<u64>,
 }
 
@@ -175,6 +179,8 @@ impl CowFile {
             blind: Vec::new(),
             vague: false,
             expected_loss: None,
+            untold: false,
+            reused: false,
             expected_excess: None,
         }
     }
@@ -297,6 +303,11 @@ impl CowFile {
         self.blind.push(Blind { page, number: 0, shown: stored_crcs(shown).collect(), record: u64::MAX });
     }
 
+    /// The medium does not show a write of a fine page that it acknowledged.
+    pub fn fine_lost(&mut self) {
+        self.reused |= self.untold;
+    }
+
     /// A coarse page was written: it has every mark.
     pub fn mark_made(&mut self, page: u64) {
         self.blind.retain(|blind| blind.page != page);
@@ -383,12 +394,15 @@ impl CowFile {
             (Some(true), _) => return Told::MarkLost,
             (_, Some((_, true))) if record.lost.is_none() => Told::LossHidden,
             (Some(false), _) => Told::Nothing,
+            (None, _) if self.reused => Told::Nothing,
             (None, _) => return Told::Everything,
         };
         for (block, _) in self.missing(seed, epoch, geometry, page) {
             self.submitted.remove(block);
         }
-        self.blind.clear();
+        // A failed write may show for as long as there is power, so another recovery may find less.
+        self.blind.iter_mut().for_each(|blind| blind.record = u64::MAX);
+        (self.untold, self.reused) = (true, false);
         told
     }
 
@@ -491,7 +505,8 @@ impl CowFile {
 
     /// I1 of the marks on the medium, of any file that is or was tracked into.
     pub fn check_sealed(&self, head: &Block, geometry: Geometry, page: impl Fn(u64) -> Block) -> Result<(), Violation> {
-        if !self.begun || self.untracked || self.submitted.0.is_empty() || !self.blind.is_empty() {
+        let blind = !self.blind.is_empty() || self.reused;
+        if !self.begun || self.untracked || self.submitted.0.is_empty() || blind {
             return Ok(());
         }
         let Ok(Some(identity)) = Identity::parse(head) else { return Ok(()) };

@@ -215,7 +215,8 @@ impl World {
                     });
                     self.files[file].mark_lost(number, made_by.unwrap_or(0), &shown);
                 }
-                _ => {}
+                Page::Fine(_) => self.files[file].fine_lost(),
+                Page::Index(_) => {}
             }
         }
         self.device_do(|device| device.page_written(role, page, Ok(())));
@@ -292,6 +293,8 @@ impl World {
         } else if block == self.geometry.coarse_block() && sector % BLOCK_SECTORS < coarse_sectors(self.geometry) {
             let shown = self.page(file, block);
             self.files[file].mark_hidden(0, &shown);
+        } else {
+            self.files[file].fine_lost();
         }
     }
 
