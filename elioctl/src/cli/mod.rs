@@ -18,6 +18,7 @@ use elioctl::request::{Reload, Request, SetupSnapshot, TransitionToSnapshot};
 use elioctl::{arm, volumes, Driver, Error, Info};
 use failure::Failure;
 use model::abi;
+use rustix::io::Errno;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
@@ -187,9 +188,16 @@ fn list(driver: &Path, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A volume that is mounted by now cannot be looked at: the reason is what was wrong before.
+fn said_before<'a>(before: &'a str, why: &str) -> Option<&'a str> {
+    let (volume, _) = why.split_once(": ").filter(|_| why.ends_with(&Errno::BUSY.to_string()))?;
+    before.lines().find(|line| line.split_once(": ").is_some_and(|(known, _)| known == volume))
+}
+
 fn arm(driver: &Path, file: &Path, wait: u64, present: bool, json: bool) -> Result<(), Failure> {
     let text = fs::read_to_string(file).map_err(|error| Failure::Volumes(file.to_owned(), error))?;
     let deadline = Instant::now() + Duration::from_secs(wait);
+    let before = arm::refused();
     let mut refused = Vec::new();
     let mut armed: u32 = 0;
     for line in volumes::parse(&text) {
@@ -207,8 +215,13 @@ fn arm(driver: &Path, file: &Path, wait: u64, present: bool, json: bool) -> Resu
             }
             Err(why) => {
                 let why = printable(why.as_bytes());
-                arm::say(&why);
-                refused.push(why);
+                match said_before(&before, &why) {
+                    Some(line) => refused.push(line.to_owned()),
+                    None => {
+                        arm::say(&why);
+                        refused.push(why);
+                    }
+                }
             }
         }
     }
@@ -218,5 +231,19 @@ fn arm(driver: &Path, file: &Path, wait: u64, present: bool, json: bool) -> Resu
         0 if json => print(format!("{}\n", json::armed(armed)).as_bytes()),
         0 => Ok(()),
         count => Err(Failure::NotArmed(count)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mounted_volume_keeps_the_reason_that_it_had() {
+        let before = "/dev/a is not tracked as minor 1: there is no file\n/dev/a is not tracked as minor 10: other\n";
+        let busy = format!("/dev/a is not tracked as minor 1: /dev/a: {}", Errno::BUSY);
+        assert_eq!(said_before(before, &busy), before.lines().next());
+        assert_eq!(said_before("", &busy), None);
+        assert_eq!(said_before(before, "/dev/a is not tracked as minor 1: not a block device"), None);
     }
 }

@@ -47,6 +47,17 @@ impl Outcome {
     }
 }
 
+fn cuts_of(events: &[Event]) -> usize {
+    events.iter().filter(|event| **event == Event::Cut).count()
+}
+
+/// What came before the last machine, whose end was a cut, too.
+fn before_last_machine(mut events: Vec<Event>) -> Vec<Event> {
+    events.pop_if(|last| *last == Event::Cut);
+    events.truncate(events.iter().rposition(|event| *event == Event::Cut).map_or(0, |at| at + 1));
+    events
+}
+
 fn is_reload(event: &Event) -> bool {
     matches!(event, Event::Note(text) if matches!(Note::parse(text), Some(Note::Phase(Phase::Reloading, _))))
 }
@@ -170,7 +181,7 @@ impl Campaign {
         self.maker.clear_image()?;
         let (base, tear) = (self.base(scenario), scenario.tear);
         let drive = Drive::new(VOLUME, move || Medium::load(&base, VOLUME, tear))?;
-        let result = self.machines(scenario, &drive, false);
+        let result = self.machines(scenario, &drive);
         self.conclude(scenario, &drive, begun, result)
     }
 
@@ -184,7 +195,7 @@ impl Campaign {
         drive.look(|_, history| asked(&history.events)).map_err(Into::into)
     }
 
-    /// Runs the last machine of a kept failure again.
+    /// Runs the last machine of a kept failure again, with what came before it.
     pub fn replay(&self, folder: &Path) -> Result<Outcome> {
         let begun = Instant::now();
         let text = fs::read_to_string(folder.join("kept.json")).with_context(|| folder.display().to_string())?;
@@ -193,9 +204,9 @@ impl Campaign {
         fs::copy(folder.join("image"), self.maker.folder.join("image"))?;
         let (disk, tear) = (folder.join("disk"), kept.scenario.tear);
         let drive = Drive::new(VOLUME, move || Medium::load(&disk, VOLUME, tear))?;
-        let history = kept.history;
-        drive.look(move |_, empty| *empty = history)?;
-        let result = self.machines(&kept.scenario, &drive, true);
+        let events = before_last_machine(kept.history.events);
+        drive.look(move |_, history| history.events = events)?;
+        let result = self.machines(&kept.scenario, &drive);
         self.conclude(&kept.scenario, &drive, begun, result)
     }
 
@@ -205,7 +216,7 @@ impl Campaign {
         match judged {
             Ok((judgement, verdict)) => {
                 // The last machine was done when it was ended.
-                let cuts = history.events.iter().filter(|event| **event == Event::Cut).count().saturating_sub(1) as u64;
+                let cuts = cuts_of(&history.events).saturating_sub(1) as u64;
                 let first = history.events.iter().position(|event| *event == Event::Cut).unwrap_or(0);
                 let phase = Standing::of(&history.events[..first]).phase;
                 let identical = history.events.iter().rev().take_while(|event| !is_reload(event)).any(is_compared);
@@ -267,9 +278,12 @@ impl Campaign {
         Ok((judgement, oracle.statuses.iter().rfind(online).map(|status| status.verdict)))
     }
 
-    fn machines(&self, scenario: &Scenario, drive: &Drive, mut recovers: bool) -> Result<()> {
-        let mut cuts = scenario.cuts.iter();
-        let mut number = 1;
+    /// Goes on from where the drive's history ends.
+    fn machines(&self, scenario: &Scenario, drive: &Drive) -> Result<()> {
+        let before = drive.look(|_, history| cuts_of(&history.events))?;
+        let mut cuts = scenario.cuts.iter().skip(before);
+        let mut recovers = before > 0;
+        let mut number = 1 + before as u64;
         for name in ["disk", "image-before"] {
             let _ = fs::remove_file(self.maker.folder.join(name));
         }
@@ -317,5 +331,41 @@ impl Campaign {
         let dead = result?;
         closed?;
         Ok(dead)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drive::history::Kind;
+
+    #[test]
+    fn a_replay_knows_only_what_came_before_its_machine() {
+        let note = |text: &str| Event::Note(text.into());
+        let first = vec![note("first"), Event::Flush, Event::Cut];
+        let both = [first.clone(), vec![note("second"), Event::Cut]].concat();
+        assert_eq!(before_last_machine(both), first);
+        assert_eq!(before_last_machine(first), []);
+        assert_eq!(before_last_machine(Vec::new()), []);
+    }
+
+    #[test]
+    fn what_marks_cost_is_counted() {
+        let change = |block: u64| Event::Change(Kind::Write, block << 12, 512);
+        let phase = |phase| Event::Note(Note::Phase(phase, 0).to_text());
+        let events = [
+            Event::Note(Note::Extents(0, vec![(100, 5)]).to_text()),
+            phase(Phase::Mounted),
+            change(100),
+            phase(Phase::Alone),
+            change(104),
+            Event::Flush,
+            change(7),
+            phase(Phase::Again),
+            change(105),
+        ];
+        let alone = Asked { changes: 2, of_file: 1, flushes: 1 };
+        let again = Asked { changes: 1, of_file: 0, flushes: 0 };
+        assert_eq!(asked(&events), [(Phase::Alone, alone), (Phase::Again, again)]);
     }
 }

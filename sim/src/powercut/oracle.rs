@@ -27,6 +27,8 @@ pub struct Oracle {
     /// The blocks of each epoch's file, and of all files' metadata.
     files: BTreeMap<u64, Blocks>,
     metadata: Blocks,
+    /// Blocks that changed while the first snapshot was being taken: they may be listed.
+    perhaps: Blocks,
     /// What the driver said after the reloads.
     pub statuses: Vec<Status>,
 }
@@ -66,8 +68,10 @@ impl Oracle {
         // The epochs that a change now may be in, and whether the newest keeps old data.
         let mut epochs: Vec<u64> = Vec::new();
         let mut snapshot = false;
+        let mut setting_up = false;
         for event in events {
             match event {
+                Event::Change(_, offset, length) if setting_up => oracle.perhaps.extend(blocks_of(*offset, *length)),
                 Event::Change(_, offset, length) if !epochs.is_empty() => {
                     for block in blocks_of(*offset, *length) {
                         if !oracle.is_own(block, &epochs, snapshot) {
@@ -80,6 +84,7 @@ impl Oracle {
                         Phase::Setup => {
                             oracle.changed.clear();
                             epochs.clear();
+                            setting_up = true;
                         }
                         Phase::ToSnapshot => {
                             epochs = vec![epoch - 1, epoch];
@@ -88,6 +93,7 @@ impl Oracle {
                         Phase::Snapshot => {
                             epochs = vec![epoch];
                             snapshot = true;
+                            setting_up = false;
                         }
                         Phase::Incremental => snapshot = false,
                         Phase::Reloading => {
@@ -96,6 +102,7 @@ impl Oracle {
                                 oracle.changed.entry(vec![epoch]).or_default().extend(blocks);
                             }
                             epochs = vec![epoch];
+                            setting_up = false;
                         }
                         _ => {}
                     },
@@ -142,7 +149,7 @@ impl Oracle {
             let of_epoch =
                 self.changed.iter().filter(|(epochs, _)| epochs.contains(epoch)).flat_map(|(_, blocks)| blocks);
             let mut known: Blocks = of_epoch.copied().collect();
-            known.extend(self.files.values().flatten());
+            known.extend(self.files.values().flatten().chain(&self.perhaps));
             let excess = members(runs).filter(|block| !known.contains(block)).count() as u64;
             judgement.excess_bytes += excess << 12;
             let said = self.statuses.iter().filter(|status| status.epoch == *epoch).map(|status| status.excess_bytes);
@@ -246,6 +253,14 @@ mod tests {
         assert!(judge(&events(Phase::ToIncremental)).is_ok());
         // Its data was given back, and may be anybody's now.
         assert!(judge(&events(Phase::Incremental)).unwrap_err().contains("the first is 2147"));
+    }
+
+    #[test]
+    fn what_changes_while_the_first_snapshot_is_taken_may_be_listed() {
+        let events =
+            |block| [phase(Phase::Setup, 0), change(block), phase(Phase::Snapshot, 0), change(2), list(0, &[(1, 2)])];
+        assert_eq!(judge(&events(1)).unwrap().excess_bytes, 0);
+        assert_eq!(judge(&events(7)).unwrap().excess_bytes, 1 << 12);
     }
 
     #[test]
