@@ -507,6 +507,21 @@ fn a_mark_that_the_medium_lost_is_missed() {
     assert!(!lacks(&world, true));
 }
 
+/// Sectors behind the last region may be as old as they like.
+#[test]
+fn a_sector_without_regions_is_no_lost_mark() {
+    let geometry = Geometry::new(480 << REGION_SHIFT).unwrap();
+    let regions = Bounded::filled(Region::CLEAN, 480);
+    let mut tracking: Tracking<Heap> = Tracking::new(geometry, regions, Bounded::filled(Commit::new(), 1));
+    let mut page = heap::page();
+    for (place, bytes) in (0..).zip(page.chunks_exact_mut(512)) {
+        let sector = CoarseSector { sequence: if place == 0 { 5 } else { 3 }, marks: [0; 480] };
+        bytes.copy_from_slice(&sector.to_bytes(SEAL.seed, SEAL.epoch, place).0);
+    }
+    tracking.load_coarse(0, &page, SEAL, 0, |_| {});
+    assert!(!tracking.lacks(5) && tracking.lacks(6));
+}
+
 /// After a power cut only those fine pages are read that have something to tell, and a page of marks is
 /// written anew only if its sectors are of several writes.
 #[test]
