@@ -507,6 +507,20 @@ fn a_mark_that_the_medium_lost_is_missed() {
     assert!(!lacks(&world, true));
 }
 
+/// A region whose bits could not be written is not said to be settled.
+#[test]
+fn a_sweep_that_fails_settles_nothing() {
+    let mut world = World::new();
+    world.write(0);
+    world.run_until_quiet();
+    world.tracking.sweep(true);
+    assert!(world.poll());
+    world.complete(1, false);
+    world.run_until_quiet();
+    assert_eq!(world.tracking.counts(), (1, 0));
+    world.check_digest();
+}
+
 /// Sectors behind the last region may be as old as they like.
 #[test]
 fn a_sector_without_regions_is_no_lost_mark() {
