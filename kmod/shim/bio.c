@@ -67,6 +67,9 @@ void elio_spares_free(struct elio_spares __percpu *all, struct kmem_cache *cache
 	for_each_possible_cpu(cpu) {
 		struct elio_spares *spares = per_cpu_ptr(all, cpu);
 
+		if (spares->last)
+			kmem_cache_free(cache, (void *)spares->last - offset);
+		spares->last = NULL;
 		while (spares->first) {
 			void *record = (void *)spares->first - offset;
 
@@ -138,7 +141,7 @@ static void elio_io_put(struct elio_io *io)
 		elio_worker_post(io->worker, &io->event);
 }
 
-static void elio_io_endio(struct bio *bio)
+void elio_io_endio(struct bio *bio)
 {
 	struct elio_io *io = bio->bi_private;
 
@@ -151,10 +154,10 @@ static void elio_io_endio(struct bio *bio)
 	elio_io_put(io);
 }
 
-/* Whether a bio that ends so was made for this worker. */
-bool elio_io_is_from(bio_end_io_t *end_io, const void *private, const struct elio_worker *worker)
+/* Whether what a bio that ends so has as `private` was made for this worker. */
+bool elio_io_is_from(const void *private, const struct elio_worker *worker)
 {
-	return end_io == elio_io_endio && ((const struct elio_io *)private)->worker == worker;
+	return ((const struct elio_io *)private)->worker == worker;
 }
 
 /* Nobody's limits apply to what others may have to wait for. */

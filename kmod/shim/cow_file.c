@@ -29,12 +29,6 @@
 #define ELIO_BLOCK 4096
 #define ELIO_WINDOW 256 /* extents that are asked for at a time */
 
-struct elio_extent {
-	u64 file_sector;
-	u64 sector;
-	u64 sectors;
-};
-
 struct elio_cow {
 	struct fsnotify_mark mark;
 	spinlock_t lock;
@@ -461,16 +455,11 @@ bool elio_cow_is_pinned(struct elio_cow *cow)
 	return READ_ONCE(cow->inode);
 }
 
-u32 elio_cow_extents(const struct elio_cow *cow)
+/* They do not change. */
+const struct elio_extent *elio_cow_extents(const struct elio_cow *cow, u32 *count)
 {
-	return cow->used;
-}
-
-void elio_cow_extent(const struct elio_cow *cow, u32 at, u64 *file_sector, u64 *sector, u64 *sectors)
-{
-	*file_sector = cow->extents[at].file_sector;
-	*sector = cow->extents[at].sector;
-	*sectors = cow->extents[at].sectors;
+	*count = cow->used;
+	return cow->extents;
 }
 
 const char *elio_cow_path(const struct elio_cow *cow)

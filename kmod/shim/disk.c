@@ -63,9 +63,9 @@ static void elio_read_free(struct elio_read *read)
 
 	if (!elio_spare_put(&elio_read_spares, &read->event.node))
 		kmem_cache_free(elio_reads, read);
-	/* Whoever waits for the last one also waits for the readers of RCU. */
+	/* Whoever waits for the last one also waits for the readers of RCU, and looks after it is in the queue. */
 	rcu_read_lock();
-	if (atomic_dec_and_test(&disk->reads))
+	if (atomic_dec_and_test(&disk->reads) && waitqueue_active(&disk->idle))
 		wake_up(&disk->idle);
 	rcu_read_unlock();
 }

@@ -36,16 +36,17 @@ struct elio_target {
 
 struct elio_write {
 	struct elio_event event;
-	struct bio *bio;
 	void *tracker;
 	u64 id; /* of the target, which may be gone */
-	u64 offset; /* in the tracked device (bytes), clipped to it */
-	u64 length;
-	u64 skipped; /* of the bio before that (bytes) */
 	u32 lane; /* in which it is counted */
 	bool stopped; /* did not pass where ftrace calls */
 	bio_end_io_t *end_io;
 	void *private;
+	/* Of one that did not pass. */
+	struct bio *bio;
+	u64 offset; /* in the tracked device (bytes), clipped to it */
+	u64 length;
+	u64 skipped; /* of the bio before that (bytes) */
 };
 
 static LIST_HEAD(elio_targets);
@@ -58,14 +59,14 @@ static unsigned long elio_text_base, elio_text_size;
 
 static void elio_write_endio(struct bio *bio);
 
-static u64 elio_disk_sector(struct bio *bio)
+static __always_inline u64 elio_disk_sector(struct bio *bio)
 {
 	u64 sector = bio->bi_iter.bi_sector;
 
 	return bio_flagged(bio, BIO_REMAPPED) ? sector : sector + bio->bi_bdev->bd_start_sect;
 }
 
-static bool elio_overlaps(const struct elio_target *target, struct bio *bio)
+static __always_inline bool elio_overlaps(const struct elio_target *target, struct bio *bio)
 {
 	u64 first = elio_disk_sector(bio);
 
@@ -73,7 +74,7 @@ static bool elio_overlaps(const struct elio_target *target, struct bio *bio)
 }
 
 /* Whether the target has seen the bio, or its own tracker made it. */
-static bool elio_knows(const struct elio_target *target, const struct bio *bio)
+static __always_inline bool elio_knows(const struct elio_target *target, const struct bio *bio)
 {
 	bio_end_io_t *end_io = bio->bi_end_io;
 	void *private = bio->bi_private;
@@ -86,7 +87,7 @@ static bool elio_knows(const struct elio_target *target, const struct bio *bio)
 		end_io = write->end_io;
 		private = write->private;
 	}
-	return elio_io_is_from(end_io, private, target->worker);
+	return end_io == elio_io_endio && elio_io_is_from(private, target->worker);
 }
 
 /* Never waits; NULL if there is none. From any context. */
@@ -103,44 +104,33 @@ static __always_inline void elio_write_put(struct elio_write *write)
 		kmem_cache_free(elio_writes, write);
 }
 
-static __always_inline void elio_write_clip(struct elio_write *write, const struct elio_target *target,
-					    struct bio *bio)
+/* What of a bio lies on a target that it overlaps (bytes of the target). */
+static __always_inline void elio_clip(const struct elio_target *target, struct bio *bio, u64 *offset,
+				      u64 *length)
 {
-	u64 first = elio_disk_sector(bio), end = first + bio_sectors(bio);
+	u64 disk_sector = elio_disk_sector(bio);
+	u64 first = max(disk_sector, target->first);
+	u64 end = min(disk_sector + bio_sectors(bio), target->first + target->sectors);
 
-	write->bio = bio;
-	write->tracker = target->tracker;
-	write->id = target->id;
-	write->lane = raw_smp_processor_id();
-	write->skipped = 0;
-	if (unlikely(first < target->first)) {
-		write->skipped = (target->first - first) << SECTOR_SHIFT;
-		first = target->first;
-	}
-	end = min(end, target->first + target->sectors);
-	write->offset = (first - target->first) << SECTOR_SHIFT;
-	write->length = (end - first) << SECTOR_SHIFT;
+	*offset = (first - target->first) << SECTOR_SHIFT;
+	*length = (end - first) << SECTOR_SHIFT;
 }
 
-static void elio_write_wrap(struct elio_write *write)
+static __always_inline void elio_write_wrap(struct elio_write *write, struct bio *bio)
 {
-	struct bio *bio = write->bio;
-
 	write->end_io = bio->bi_end_io;
 	write->private = bio->bi_private;
 	bio->bi_end_io = elio_write_endio;
 	bio->bi_private = write;
 }
 
-static void elio_write_unwrap(struct elio_write *write)
+static __always_inline void elio_write_unwrap(const struct elio_write *write, struct bio *bio)
 {
-	struct bio *bio = write->bio;
-
 	bio->bi_end_io = write->end_io;
 	bio->bi_private = write->private;
 }
 
-static void elio_write_leave(void *tracker, u32 lane)
+static __always_inline void elio_write_leave(void *tracker, u32 lane)
 {
 	/* Whoever waits for the last one to leave also waits for the readers of RCU, as this is. */
 	preempt_disable();
@@ -154,14 +144,14 @@ static void elio_write_endio(struct bio *bio)
 	void *tracker = write->tracker;
 	u32 lane = write->lane;
 
-	elio_write_unwrap(write);
+	elio_write_unwrap(write, bio);
 	elio_write_put(write);
 	elio_write_leave(tracker, lane);
 	if (bio->bi_end_io)
 		bio->bi_end_io(bio);
 }
 
-static bool elio_concerns(const struct elio_target *target, struct bio *bio)
+static __always_inline bool elio_concerns(const struct elio_target *target, struct bio *bio)
 {
 	return bio->bi_bdev->bd_disk == target->disk && elio_overlaps(target, bio) && !elio_knows(target, bio);
 }
@@ -178,12 +168,28 @@ static const struct elio_target *elio_target_of(struct bio *bio)
 	return NULL;
 }
 
-/* Counts and tests a bio for a target. Under RCU. */
+/* Counts and tests a bio for a target that it concerns. Under RCU. */
 static __always_inline bool elio_write_test(struct elio_write *write, const struct elio_target *target,
 					    struct bio *bio)
 {
-	elio_write_clip(write, target, bio);
-	return elio_rs_test(write->tracker, write->lane, write->offset, write->length);
+	u64 offset, length;
+
+	elio_clip(target, bio, &offset, &length);
+	write->tracker = target->tracker;
+	write->id = target->id;
+	write->lane = raw_smp_processor_id();
+	return elio_rs_test(write->tracker, write->lane, offset, length);
+}
+
+/* What is to be known of one that did not pass. Under the same RCU. */
+static noinline notrace void elio_write_describe(struct elio_write *write, const struct elio_target *target,
+						 struct bio *bio)
+{
+	u64 first = elio_disk_sector(bio);
+
+	write->bio = bio;
+	write->skipped = first < target->first ? (target->first - first) << SECTOR_SHIFT : 0;
+	elio_clip(target, bio, &write->offset, &write->length);
 }
 
 /* Gives a write that did not pass, and is still counted, to its tracker. */
@@ -213,7 +219,9 @@ void elio_dispatch(struct bio *bio)
 		passes = target && write && elio_write_test(write, target, bio);
 		if (passes) {
 			write->stopped = false;
-			elio_write_wrap(write);
+			elio_write_wrap(write, bio);
+		} else if (target && write) {
+			elio_write_describe(write, target, bio);
 		}
 		rcu_read_unlock();
 		if (!target)
@@ -241,7 +249,7 @@ static noinline void elio_redirected(struct bio *bio)
 	struct elio_write *write = bio->bi_private;
 
 	if (bio->bi_end_io == elio_write_endio && write->stopped) {
-		elio_write_unwrap(write);
+		elio_write_unwrap(write, bio);
 		elio_write_hold(write);
 	} else {
 		elio_dispatch(bio);
@@ -257,8 +265,25 @@ static __always_inline bool elio_passes(const struct elio_target *target, struct
 	if (!write)
 		return false;
 	write->stopped = !elio_write_test(write, target, bio);
-	elio_write_wrap(write);
+	if (unlikely(write->stopped))
+		elio_write_describe(write, target, bio);
+	elio_write_wrap(write, bio);
 	return !write->stopped;
+}
+
+/* A write to a disk that has targets, of which this is the first. A reader of RCU. */
+static noinline notrace void elio_hook_disk(const struct elio_target *target, struct bio *bio,
+					    unsigned long parent_ip, struct ftrace_regs *fregs)
+{
+	if (parent_ip - elio_text_base < elio_text_size || !bio->bi_iter.bi_size)
+		return;
+	list_for_each_entry_from_rcu(target, &elio_targets, link) {
+		if (elio_concerns(target, bio) && !elio_passes(target, bio)) {
+			this_cpu_inc(elio_hook_inside);
+			ftrace_regs_set_instruction_pointer(fregs, (unsigned long)elio_redirected);
+			return;
+		}
+	}
 }
 
 static void notrace elio_hook(unsigned long ip, unsigned long parent_ip, struct ftrace_ops *ops,
@@ -275,13 +300,8 @@ static void notrace elio_hook(unsigned long ip, unsigned long parent_ip, struct 
 	/* A reader of RCU. */
 	preempt_disable_notrace();
 	list_for_each_entry_rcu(target, &elio_targets, link, true) {
-		if (bio->bi_bdev->bd_disk != target->disk)
-			continue;
-		if (parent_ip - elio_text_base < elio_text_size || !bio->bi_iter.bi_size)
-			break;
-		if (elio_concerns(target, bio) && !elio_passes(target, bio)) {
-			this_cpu_inc(elio_hook_inside);
-			ftrace_regs_set_instruction_pointer(fregs, (unsigned long)elio_redirected);
+		if (bio->bi_bdev->bd_disk == target->disk) {
+			elio_hook_disk(target, bio, parent_ip, fregs);
 			break;
 		}
 	}
@@ -439,7 +459,7 @@ void elio_write_submit(struct elio_write *write)
 	struct bio *bio = write->bio;
 
 	bio_clear_polled(bio);
-	elio_write_wrap(write);
+	elio_write_wrap(write, bio);
 	elio_dispatch(bio);
 }
 

@@ -42,8 +42,9 @@ struct elio_event {
 
 /* Records that are not in use. */
 struct elio_spares {
-	struct llist_node *first;
-	u32 count;
+	struct llist_node *last; /* the one that was in use last, or NULL; of processors only */
+	struct llist_node *first; /* others */
+	u32 count; /* of those */
 };
 
 /* Records kept for each processor, so that what is usual allocates nothing. */
@@ -52,10 +53,12 @@ struct elio_spares {
 /* Never waits; NULL if there is none. From any context, as the two below. */
 static __always_inline struct llist_node *elio_spare_take(struct elio_spares __percpu *all)
 {
+	struct llist_node *node = this_cpu_xchg(all->last, NULL);
 	struct elio_spares *spares;
-	struct llist_node *node;
 	unsigned long flags;
 
+	if (likely(node))
+		return node;
 	raw_local_irq_save(flags);
 	spares = this_cpu_ptr(all);
 	node = spares->first;
@@ -74,6 +77,8 @@ static __always_inline bool elio_spare_put(struct elio_spares __percpu *all, str
 	unsigned long flags;
 	bool room;
 
+	if (likely(!this_cpu_cmpxchg(all->last, NULL, node)))
+		return true;
 	raw_local_irq_save(flags);
 	spares = this_cpu_ptr(all);
 	room = spares->count < ELIO_SPARES;
@@ -171,7 +176,8 @@ int elio_bio_init(void);
 void elio_bio_exit(void);
 bool elio_io_reserve(struct elio_spares *spares);
 void elio_io_drop(struct elio_spares *spares);
-bool elio_io_is_from(bio_end_io_t *end_io, const void *private, const struct elio_worker *worker);
+void elio_io_endio(struct bio *bio);
+bool elio_io_is_from(const void *private, const struct elio_worker *worker);
 void *elio_io_new(struct elio_worker *worker);
 void *elio_io_job(void *io);
 void elio_io_add(void *io, struct block_device *device, u32 op, u64 sector, void *memory, size_t bytes);
@@ -203,6 +209,13 @@ void elio_device_quiesce(struct elio_device *device);
 int elio_device_freeze(struct elio_device *device);
 int elio_device_thaw(struct elio_device *device);
 
+/* A run of a file's sectors and where they are on the device. */
+struct elio_extent {
+	u64 file_sector;
+	u64 sector;
+	u64 sectors;
+};
+
 /* cow_file.c: a file on the tracked volume, pinned. In the caller's process context; may sleep. */
 int elio_cow_init(void);
 void elio_cow_exit(void);
@@ -214,8 +227,7 @@ int elio_cow_write(struct elio_cow *cow, struct elio_cow *made, u64 offset, cons
 struct elio_cow *elio_cow_find(const char *path, size_t length, struct elio_device *device, long *error);
 bool elio_cow_is_mounted(struct elio_cow *cow);
 bool elio_cow_is_pinned(struct elio_cow *cow);
-u32 elio_cow_extents(const struct elio_cow *cow);
-void elio_cow_extent(const struct elio_cow *cow, u32 at, u64 *file_sector, u64 *sector, u64 *sectors);
+const struct elio_extent *elio_cow_extents(const struct elio_cow *cow, u32 *count);
 const char *elio_cow_path(const struct elio_cow *cow);
 bool elio_cow_is(const struct elio_cow *cow, const char *path);
 int elio_cow_truncate(struct elio_cow *cow, u64 bytes);

@@ -36,6 +36,11 @@ impl Files {
         }
     }
 
+    /// Where `count` blocks of a file are; `None` if there is no such file or it does not reach that far.
+    pub fn places(&self, role: File, block: u64, count: u64) -> Option<Places<'_>> {
+        self.get(role).map(|file| Places::of_blocks(file, block, count)).filter(Places::are_known)
+    }
+
     /// The next file becomes the current one.
     pub fn switch(&mut self) {
         self.former = self.current.take();
@@ -44,9 +49,9 @@ impl Files {
 }
 
 /// Where sectors of a file are on the device, piece by piece.
+#[derive(Clone)]
 pub struct Places<'a> {
-    file: &'a CowFile,
-    piece: u32,
+    pieces: &'a [Piece],
     at: u64,
     end: u64,
 }
@@ -56,16 +61,9 @@ impl<'a> Places<'a> {
     pub fn new(file: &'a CowFile, at: u64, bytes: u64) -> Self {
         let at = at >> SECTOR_SHIFT;
         let end = at.saturating_add(bytes >> SECTOR_SHIFT);
-        // The last piece that begins at or before `at`.
-        let (mut low, mut high) = (0, file.pieces());
-        while high.saturating_sub(low) > 1 {
-            let middle = low.saturating_add(high.saturating_sub(low) / 2);
-            match file.piece(middle) {
-                Some(piece) if piece.file_sector <= at => low = middle,
-                _ => high = middle,
-            }
-        }
-        Places { file, piece: low, at, end }
+        let pieces = file.pieces();
+        let behind = pieces.partition_point(|piece| piece.file_sector.saturating_add(piece.sectors) <= at);
+        Places { pieces: pieces.get(behind..).unwrap_or(&[]), at, end }
     }
 
     /// The places of `count` blocks.
@@ -75,8 +73,7 @@ impl<'a> Places<'a> {
 
     /// Whether the file reaches that far.
     pub fn are_known(&self) -> bool {
-        let last = self.file.pieces().checked_sub(1).and_then(|last| self.file.piece(last));
-        last.is_some_and(|last| self.end <= last.file_sector.saturating_add(last.sectors))
+        self.pieces.last().is_some_and(|last| self.end <= last.file_sector.saturating_add(last.sectors))
     }
 }
 
@@ -87,8 +84,8 @@ impl Iterator for Places<'_> {
         if self.at >= self.end {
             return None;
         }
-        let piece = self.file.piece(self.piece)?;
-        self.piece = self.piece.saturating_add(1);
+        let (piece, others) = self.pieces.split_first()?;
+        self.pieces = others;
         let inside = self.at.checked_sub(piece.file_sector)?;
         let left = piece.sectors.checked_sub(inside).filter(|left| *left > 0)?;
         let sectors = left.min(self.end.saturating_sub(self.at));
@@ -125,13 +122,13 @@ pub enum Before<'a> {
 
 /// The blocks of the device that a file and the one before it lie on.
 pub fn exclusion(geometry: Geometry, file: &CowFile, before: Before<'_>) -> Result<Exclusion<Kernel>, Errno> {
-    let pieces = file.pieces().saturating_add(match before {
+    let pieces = file.pieces().len().saturating_add(match before {
         Before::None => 0,
-        Before::File(former) => former.pieces(),
-        Before::Recorded(former, _) => former.count(),
+        Before::File(former) => former.pieces().len(),
+        Before::Recorded(former, _) => former.count() as usize,
     });
     // One piece of each file may have to be divided between metadata and data.
-    let room = KVec::with_capacity(pieces.saturating_add(2) as usize).ok_or(Errno::ENOMEM)?;
+    let room = KVec::with_capacity(pieces.saturating_add(2)).ok_or(Errno::ENOMEM)?;
     let mut exclusion = Exclusion::new(room);
     let mut add = |first: u64, end: u64, role: Role| match end.saturating_sub(first) {
         0 => Ok(()),

@@ -45,8 +45,9 @@ fn pages(geometry: Geometry) -> Option<KVec<Commit>> {
 
 /// A device that nobody tracks yet.
 pub fn device(geometry: Geometry, state: State) -> Result<KBox<Device<Kernel>>, Errno> {
-    let device = || Some(Device::new(geometry, state, bits(geometry)?, Slab::new(KVec::with_capacity(HOLDS)?)));
-    KBox::with(device).ok_or(Errno::ENOMEM)
+    let parts = || Some((bits(geometry)?, Slab::new(KVec::with_capacity(HOLDS)?)));
+    let (fast, holds) = parts().ok_or(Errno::ENOMEM)?;
+    KBox::with(|| Device::new(geometry, state, fast, holds)).ok_or(Errno::ENOMEM)
 }
 
 /// The epoch of a new file.

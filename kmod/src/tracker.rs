@@ -260,7 +260,8 @@ impl Tracker {
     /// Counts a write in flight and tells whether it needs nobody to look at it.
     pub fn test(&self, lane: u32, offset: u64, length: u64) -> bool {
         self.inflight.enter(lane);
-        self.geometry.blocks_of(offset, length).is_none_or(|extent| self.fast.with(|fast| fast.passes(extent)))
+        // What no block of the device is concerned by does not pass here, but where it is looked at.
+        self.fast.with(|fast| fast.passes(Extent::covering(offset, length)))
     }
 
     /// A write that was counted is complete, or held.
@@ -473,11 +474,11 @@ impl Tracker {
         done
     }
 
-    /// Transfers all of the job's memory to or from blocks of a file.
-    fn transfer(&self, blank: Blank<'_, Job>, file: &CowFile, block: u64, op: Op, bytes: u64, job: Job) {
+    /// Transfers the job's memory to or from places of a file.
+    fn transfer(&self, blank: Blank<'_, Job>, places: Places<'_>, op: Op, job: Job) {
         let mut request = blank.with(&self.origin, job);
         let mut at: u64 = 0;
-        for piece in Places::new(file, block << BLOCK_SHIFT, bytes) {
+        for piece in places {
             let length = piece.sectors.saturating_mul(SECTOR_SIZE as u64);
             request.transfer(op, piece.sector, at, length);
             at = at.saturating_add(length);
@@ -500,19 +501,15 @@ impl Tracker {
         }
         if let Some(Effect::WritePage { file, page: name, block, durable }) = effect {
             let op = if durable { Op::WriteDurable } else { Op::Write };
-            match inner.files.get(file).filter(|file| Places::of_blocks(file, block, 1).are_known()) {
-                Some(place) => {
-                    self.transfer(blank, place, block, op, BLOCK_SIZE as u64, Job::WritePage(file, name, page))
-                }
+            match inner.files.places(file, block, 1) {
+                Some(places) => self.transfer(blank, places, op, Job::WritePage(file, name, page)),
                 None => inner.device.page_written(file, name, Err(Errno::EIO)),
             }
             return true;
         }
         if let Some(Effect::ReadPage { file, page: name, block }) = effect {
-            match inner.files.get(file).filter(|file| Places::of_blocks(file, block, 1).are_known()) {
-                Some(place) => {
-                    self.transfer(blank, place, block, Op::Read, BLOCK_SIZE as u64, Job::ReadPage(name, page))
-                }
+            match inner.files.places(file, block, 1) {
+                Some(places) => self.transfer(blank, places, Op::Read, Job::ReadPage(name, page)),
                 None => inner.device.page_read(name, Err(Errno::EIO)),
             }
             return true;
@@ -599,13 +596,8 @@ impl Tracker {
 
     fn store_copy(&self, blank: Blank<'_, Job>, inner: &mut Inner, copy: u32, extent: Extent, file_block: u64) {
         let data = inner.copies.get(copy as usize).and_then(Option::clone);
-        let file = inner.files.current.as_ref();
-        let file = file.filter(|file| Places::of_blocks(file, file_block, extent.count).are_known());
-        match (data, file) {
-            (Some(data), Some(file)) => {
-                let job = Job::StoreCopy(copy, data);
-                self.transfer(blank, file, file_block, Op::Write, extent.count << BLOCK_SHIFT, job);
-            }
+        match (data, inner.files.places(File::Current, file_block, extent.count)) {
+            (Some(data), Some(places)) => self.transfer(blank, places, Op::Write, Job::StoreCopy(copy, data)),
             _ => inner.device.copy_stored(copy, Err(Errno::EIO)),
         }
     }

@@ -110,8 +110,7 @@ extern "C" {
     pub(super) fn elio_cow_find(path: *const u8, length: usize, device: Opaque, error: *mut i64) -> Opaque;
     pub(super) fn elio_cow_is_mounted(cow: Opaque) -> bool;
     pub(super) fn elio_cow_is_pinned(cow: Opaque) -> bool;
-    pub(super) fn elio_cow_extents(cow: Opaque) -> u32;
-    pub(super) fn elio_cow_extent(cow: Opaque, at: u32, file: *mut u64, sector: *mut u64, sectors: *mut u64);
+    pub(super) fn elio_cow_extents(cow: Opaque, count: *mut u32) -> *const super::file::Piece;
     pub(super) fn elio_cow_path(cow: Opaque) -> *const u8;
     pub(super) fn elio_cow_is(cow: Opaque, path: *const u8) -> bool;
     pub(super) fn elio_cow_truncate(cow: Opaque, bytes: u64) -> i32;

@@ -9,7 +9,8 @@ use super::io::SECTOR;
 use super::user::Text;
 use super::{check, errno, Origin};
 
-/// A run of a file's sectors and where they are on the device.
+/// A run of a file's sectors and where they are on the device: `struct elio_extent`.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Piece {
     /// First sector in the file.
@@ -21,7 +22,7 @@ pub struct Piece {
 }
 
 /// A pinned file. It is let go when it is dropped.
-pub struct CowFile(Opaque);
+pub struct CowFile(Opaque, *const [Piece]);
 
 // SAFETY: C's side is made for several tasks.
 unsafe impl Send for CowFile {}
@@ -38,7 +39,8 @@ impl CowFile {
         if cow.is_null() {
             return Err(errno(error));
         }
-        Ok(CowFile(cow))
+        // SAFETY: C gives it away.
+        Ok(unsafe { CowFile::of(cow) })
     }
 
     /// Finds a file that is there, by its path from the root of the volume. `ENODEV` when the volume is
@@ -50,7 +52,24 @@ impl CowFile {
         if cow.is_null() {
             return Err(errno(error));
         }
-        Ok(CowFile(cow))
+        // SAFETY: as above.
+        Ok(unsafe { CowFile::of(cow) })
+    }
+
+    /// # Safety
+    /// The file belongs to the caller, who gives it away.
+    unsafe fn of(cow: Opaque) -> CowFile {
+        let mut count = 0;
+        // SAFETY: it is one; its extents do not change as long as it lives.
+        let pieces = unsafe {
+            let first = ffi::elio_cow_extents(cow, &mut count);
+            if first.is_null() {
+                &[]
+            } else {
+                core::slice::from_raw_parts(first, count as usize)
+            }
+        };
+        CowFile(cow, pieces)
     }
 
     /// Whether the volume is mounted read-write.
@@ -67,27 +86,13 @@ impl CowFile {
 
     /// Size (bytes): the end of its last piece.
     pub fn bytes(&self) -> u64 {
-        let last = self.pieces().checked_sub(1).and_then(|last| self.piece(last));
-        last.map_or(0, |last| last.file_sector.saturating_add(last.sectors).saturating_mul(SECTOR))
+        self.pieces().last().map_or(0, |last| last.file_sector.saturating_add(last.sectors).saturating_mul(SECTOR))
     }
 
-    /// How many pieces it has.
-    pub fn pieces(&self) -> u32 {
-        // SAFETY: it lives as long as `self`; so below.
-        unsafe { ffi::elio_cow_extents(self.0) }
-    }
-
-    /// A piece, in ascending order in the file.
-    pub fn piece(&self, at: u32) -> Option<Piece> {
-        let mut piece = Piece { file_sector: 0, sector: 0, sectors: 0 };
-        if at >= self.pieces() {
-            return None;
-        }
-        // SAFETY: as above, and the number is in range.
-        unsafe {
-            ffi::elio_cow_extent(self.0, at, &mut piece.file_sector, &mut piece.sector, &mut piece.sectors);
-        }
-        Some(piece)
+    /// Its pieces, ascending in the file.
+    pub fn pieces(&self) -> &[Piece] {
+        // SAFETY: it lives as long as `self`, see `of`.
+        unsafe { &*self.1 }
     }
 
     /// Its path, relative to the root of the volume.

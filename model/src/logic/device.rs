@@ -181,6 +181,7 @@ impl<M: Memory> Hash for Device<M> {
 impl<M: Memory> Device<M> {
     /// A device nobody tracks yet. `holds` bounds the writes that can be held at a time; `fast`,
     /// shut, notes changes until a file is there, so `state` says unverified, or a setup follows.
+    #[inline(always)]
     pub fn new(geometry: Geometry, state: State, fast: M::Shared<Fast<M>>, holds: Slab<M, Hold>) -> Self {
         Device {
             geometry,
@@ -537,8 +538,14 @@ impl<M: Memory> Device<M> {
     /// The next thing to do, if any. When it is a `WritePage` its bytes are in `out`.
     pub fn poll(&mut self, out: &mut Block) -> Option<Effect> {
         loop {
-            if let Some(effect) = self.poll_ready().or_else(|| self.poll_background(out)) {
+            if let Some(effect) = self.poll_ready() {
                 return Some(effect);
+            }
+            if let Some(effect) = self.poll_background(out) {
+                return Some(effect);
+            }
+            if !self.is_busy() {
+                return None;
             }
             match self.poll_operation(out) {
                 Progress::Effect(effect) => return Some(effect),
@@ -575,11 +582,17 @@ impl<M: Memory> Device<M> {
     }
 
     fn poll_background(&mut self, out: &mut Block) -> Option<Effect> {
-        self.poll_copies()
-            .or_else(|| self.poll_epoch(File::Current, out))
-            .or_else(|| self.poll_epoch(File::Next, out))
-            .or_else(|| self.poll_epoch(File::Former, out))
-            .or_else(|| self.poll_index(out))
+        if let Some(effect) = self.poll_copies() {
+            return Some(effect);
+        }
+        for file in [File::Current, File::Next, File::Former] {
+            if self.has_epoch_work(file) {
+                if let Some(effect) = self.poll_epoch(file, out) {
+                    return Some(effect);
+                }
+            }
+        }
+        self.poll_index(out)
     }
 
     fn poll_copies(&mut self) -> Option<Effect> {
@@ -627,19 +640,19 @@ impl<M: Memory> Device<M> {
         !opened && !M::has(Mutant::MarksBeforeOpening)
     }
 
-    fn poll_epoch(&mut self, file: File, out: &mut Block) -> Option<Effect> {
+    #[inline]
+    fn has_epoch_work(&self, file: File) -> bool {
         let epoch = match file {
             File::Current => &self.current,
             File::Next => &self.next,
             File::Former => &self.former,
         };
-        if !epoch.as_ref().is_some_and(Epoch::has_work) {
-            return None;
-        }
-        self.poll_epoch_work(file, out)
+        epoch.as_ref().is_some_and(Epoch::has_work)
     }
 
-    fn poll_epoch_work(&mut self, file: File, out: &mut Block) -> Option<Effect> {
+    /// Out of the way of the usual write, as is what a command does.
+    #[inline(never)]
+    fn poll_epoch(&mut self, file: File, out: &mut Block) -> Option<Effect> {
         let geometry = self.geometry;
         let closed = file == File::Current && self.is_still_closed();
         let epoch = self.epoch_mut(file)?;

@@ -9,7 +9,7 @@
 
 use core::hash::{Hash, Hasher};
 
-use super::geometry::{low_bits, Extent, Geometry, ZoneMasks, ZONE_BLOCKS};
+use super::geometry::{Extent, Geometry, ZoneMasks, ZONE_BLOCKS};
 use super::memory::{Buffer, Memory};
 use super::word::Word;
 
@@ -46,7 +46,8 @@ impl<M: Memory> Fast<M> {
         geometry.zones()
     }
 
-    /// Whether a write to `extent` needs nothing more. Block 0 always does, for the trust token.
+    /// Whether a write to `extent`, which is not empty, needs nothing more. Block 0 always does, for the
+    /// trust token, and so does what is beyond the device's end.
     #[inline]
     pub fn passes(&self, extent: Extent) -> bool {
         if self.gate.load() != OPEN || extent.first == 0 {
@@ -55,7 +56,7 @@ impl<M: Memory> Fast<M> {
         // The usual write lies in one word.
         let skip = extent.first % ZONE_BLOCKS;
         if extent.count <= ZONE_BLOCKS.saturating_sub(skip) {
-            let mask = low_bits(extent.count) << skip;
+            let mask = u64::MAX.wrapping_shr(ZONE_BLOCKS.saturating_sub(extent.count) as u32) << skip;
             return self.word(extent.first / ZONE_BLOCKS) & mask == mask;
         }
         ZoneMasks::new(extent).all(|(zone, mask)| self.word(zone) & mask == mask)

@@ -46,6 +46,14 @@ pub struct Extent {
 }
 
 impl Extent {
+    /// Every block that `length` bytes at byte `offset` touch, whatever the device's size; empty for none.
+    #[inline]
+    pub const fn covering(offset: u64, length: u64) -> Extent {
+        let first = offset >> BLOCK_SHIFT;
+        let behind = offset.saturating_add(length).div_ceil(1 << BLOCK_SHIFT);
+        Extent { first, count: behind.saturating_sub(first) }
+    }
+
     /// The block behind the last one.
     pub const fn end(self) -> u64 {
         self.first.saturating_add(self.count)
@@ -172,9 +180,7 @@ impl Geometry {
         if length == 0 || offset >= end {
             return None;
         }
-        let first = offset >> BLOCK_SHIFT;
-        let behind = end.div_ceil(1 << BLOCK_SHIFT);
-        Some(Extent { first, count: behind.saturating_sub(first) })
+        Some(Extent::covering(offset, end.saturating_sub(offset)))
     }
 }
 

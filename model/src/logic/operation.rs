@@ -170,7 +170,7 @@ pub(super) enum Close {
 impl<M: Memory> Device<M> {
     /// Whether a command is in progress.
     pub fn is_busy(&self) -> bool {
-        self.operation != Operation::Idle
+        !matches!(self.operation, Operation::Idle)
     }
 
     /// Begins setup-snapshot, or transition-to-snapshot when there is a current file. `next` is the
@@ -320,10 +320,8 @@ impl<M: Memory> Device<M> {
     }
 
     /// Takes one step of the command in progress.
+    #[inline(never)]
     pub(super) fn poll_operation(&mut self, out: &mut Block) -> Progress {
-        if !self.is_busy() {
-            return Progress::None;
-        }
         let before = self.operation.clone();
         let effect = match before.clone() {
             Operation::Idle => None,

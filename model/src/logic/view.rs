@@ -24,7 +24,8 @@ impl<M: Memory> View<M> {
 
     /// Whether the snapshot shows what the origin has in all of `extent`.
     pub fn is_untouched(&self, extent: Extent) -> bool {
-        ZoneMasks::new(extent).all(|(zone, mask)| (self.fast.word(zone) | self.excluded.zeroed(zone)) & mask == 0)
+        ZoneMasks::new(extent)
+            .all(|(zone, mask)| self.fast.word(zone) & mask == 0 && self.excluded.zeroed(zone) & mask == 0)
     }
 }
 

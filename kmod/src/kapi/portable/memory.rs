@@ -127,17 +127,17 @@ unsafe impl<T: Sync> Sync for KBox<T> {}
 impl<T> KBox<T> {
     /// A value; `None` when there is no memory.
     pub fn new(value: T) -> Option<Self> {
-        // SAFETY: written at once, freed by `drop`.
-        let memory = NonNull::<T>::new(unsafe { elio_alloc(size_of::<T>()) }.cast())?;
-        // SAFETY: it is large enough and, as all of the kernel's, aligned for every type used here.
-        unsafe { memory.as_ptr().write(value) };
-        Some(KBox(memory, PhantomData))
+        Self::with(|| value)
     }
 
     /// A value that is made where it stays, because the stack is small.
-    #[inline(never)]
-    pub fn with(make: impl FnOnce() -> Option<T>) -> Option<Self> {
-        Self::new(make()?)
+    #[inline(always)]
+    pub fn with(make: impl FnOnce() -> T) -> Option<Self> {
+        // SAFETY: written at once, freed by `drop`.
+        let memory = NonNull::<T>::new(unsafe { elio_alloc(size_of::<T>()) }.cast())?;
+        // SAFETY: it is large enough and, as all of the kernel's, aligned for every type used here.
+        unsafe { memory.as_ptr().write(make()) };
+        Some(KBox(memory, PhantomData))
     }
 
     /// A small value, without which nothing can go on.

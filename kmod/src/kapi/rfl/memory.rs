@@ -113,9 +113,11 @@ impl<T> KBox<T> {
     }
 
     /// A value that is made where it stays, because the stack is small.
-    #[inline(never)]
-    pub fn with(make: impl FnOnce() -> Option<T>) -> Option<Self> {
-        Self::new(make()?)
+    #[inline(always)]
+    pub fn with(make: impl FnOnce() -> T) -> Option<Self> {
+        let _noio = NoIo::enter();
+        let memory = KVBox::<T>::new_uninit(flags()).ok()?;
+        Some(KBox(KVBox::write(memory, make())))
     }
 
     /// A small value, without which nothing can go on.
