@@ -100,7 +100,8 @@ rmmod null_blk || fail "null_blk does not go"
 
 # Thirty-two reads at a time: the rate that is lost, in per cent of the origin's.
 disk() {
-    insmod /lib/null_blk.ko nr_devices=1 queue_mode=2 memory_backed=1 hw_queue_depth=64 "$@" || fail "null_blk does not load"
+    insmod /lib/null_blk.ko nr_devices=1 queue_mode=2 memory_backed=1 hw_queue_depth=64 "$@" ||
+        fail "null_blk does not load"
 }
 rate() { once r32 "$1" "$2" 4096 4096; }
 lost() { echo "$2 $3" | awk -v name="$1" '{ print "figure " name, ($2 - $1) / $2 * 100 }'; }
