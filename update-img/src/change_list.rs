@@ -72,7 +72,7 @@ impl CowFile {
         let mut block: Block = [0; BLOCK_SIZE];
         let have = opened.bytes.min(BLOCK_SIZE as u64) as usize;
         read(path, &opened.file, 0, block.get_mut(..have).unwrap_or(&mut []))?;
-        let header = match Header::parse(&block) {
+        let mut header = match Header::parse(&block) {
             // What is missing is zero here: fields of a file cut short must not be called wrong.
             Err(what)
                 if have == 0 || (have < BLOCK_SIZE && !matches!(what, Malformed::Magic | Malformed::ByteOrder)) =>
@@ -86,7 +86,9 @@ impl CowFile {
         }
         let identity = Identity::parse(&block).map_err(malformed)?;
         let header_crc = crc32c::update(0, block.get(..HEADER_SIZE).unwrap_or(&[]));
-        let record = match identity.map(|identity| Record::parse(&block, identity.seed())) {
+        let record = identity.map(|identity| Record::parse(&block, identity.seed()));
+        let is_open = record.as_ref().is_some_and(|record| record.as_ref().is_ok_and(Record::is_open));
+        let record = match record {
             None => OurPart::Void,
             Some(Err(_)) => OurPart::Damaged,
             Some(Ok(record)) if record.epoch != header.seqid => OurPart::Damaged,
@@ -95,6 +97,8 @@ impl CowFile {
             }
             Some(Ok(Record { phase, lost, excess_bytes, .. })) => OurPart::Valid { phase, lost, excess_bytes },
         };
+        // A lost write can leave the C driver's part as it was when the file was closed before.
+        header.clean &= !is_open;
         Ok(CowFile { path: path.into(), opened, header, identity, record })
     }
 

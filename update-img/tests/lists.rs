@@ -190,6 +190,9 @@ fn files_that_still_get_changes_are_refused() {
         assert!(matches!(list_of(&cow.bytes(), 8 * MIB), Err(Error::StillTracked { .. })));
         let lost = Cow { lost: Some(Reason::MarkFailed), ..cow };
         assert!(matches!(list_of(&lost.bytes(), 8 * MIB), Err(Error::StillTracked { .. })));
+        // The write that took the C driver's flag away was lost.
+        let clean = Cow { phase, clean: true, ..Cow::sealed(8 * MIB, []) };
+        assert!(matches!(list_of(&clean.bytes(), 8 * MIB), Err(Error::StillTracked { .. })));
     }
     let dirty = Cow { clean: false, ..Cow::of_c(8 * MIB, &[1]) };
     assert!(matches!(list_of(&dirty.bytes(), 8 * MIB), Err(Error::NotClosed { .. })));

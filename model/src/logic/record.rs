@@ -82,6 +82,11 @@ fn crc(sector: &[u8], seed: u32) -> u32 {
 }
 
 impl Record {
+    /// Whether the file is neither closed in order nor finished: its list is not to be read on its own.
+    pub fn is_open(&self) -> bool {
+        self.closed.is_none() && self.phase != Phase::Sealed
+    }
+
     fn parse_slot(block: &Block, slot: u64, seed: u32) -> Option<Record> {
         let at = slot_at(slot);
         let sector: [u8; SECTOR_SIZE] = array(block, at);

@@ -488,9 +488,13 @@ impl CowFile {
             }
         }
         let short = header.changed_blocks.is_some_and(|counted| counted > reported);
+        // A header that says closed beside a record that says open: the write that opened it was lost, or
+        // `update-img` refuses the file for nothing.
+        let record = Identity::parse(head).ok().flatten().and_then(|id| Record::parse(head, id.seed()).ok());
+        let open = record.is_some_and(|record| record.is_open());
         // Which whoever applies the list is told.
         // Nor is a header the newest whose write was lost.
-        if (short && may_be_short) || self.vague || self.hides(head).is_some() {
+        if ((short || open) && may_be_short) || self.vague || self.hides(head).is_some() {
             return Ok(());
         }
         if let Some(block) = self.submitted.0.iter().find(|block| !found.contains(**block)) {
