@@ -329,9 +329,7 @@ impl CowFile {
         self.was_cut = true;
         self.record = (0, false);
         let forgotten = self.forget_noted();
-        if !self.closed || forgotten {
-            self.snapshot = false;
-        }
+        self.snapshot &= self.closed;
         forgotten
     }
 
@@ -341,6 +339,7 @@ impl CowFile {
         let forgotten = !self.noted.0.is_empty();
         self.noted.0.clear();
         self.doubtful |= forgotten;
+        self.snapshot &= !forgotten;
         // They may have put a trusted superblock over the traces of somebody else.
         self.untracked &= !forgotten;
         forgotten
