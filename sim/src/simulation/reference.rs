@@ -20,7 +20,7 @@ use model::crc32c;
 use model::device::Device;
 use model::fine;
 use model::geometry::{Extent, Geometry, COARSE_SECTOR_REGIONS, REGION_BLOCKS, SECTOR_SIZE, ZONE_BLOCKS};
-use model::header::Header;
+use model::header::{Header, HEADER_SIZE};
 use model::identity::Identity;
 use model::memory::Block;
 use model::record::{Phase, Record};
@@ -461,7 +461,7 @@ impl CowFile {
     }
 
     /// I1 of a finished index, and its counter, read as the C driver's `update-img` reads it.
-    /// `may_be_short`: a write of the index may have been lost.
+    /// `may_be_short`: a write of the index or of the header may have been lost.
     pub fn check_index(
         &self,
         head: &Block,
@@ -487,13 +487,17 @@ impl CowFile {
             }
         }
         let short = header.changed_blocks.is_some_and(|counted| counted > reported);
-        // A header that says closed beside a record that says open: the write that opened it was lost, or
-        // `update-img` refuses the file for nothing.
+        // The C driver's part is older than ours: `update-img` refuses it if ours says open, and otherwise takes
+        // it for what another driver made of the file.
         let record = Identity::parse(head).ok().flatten().and_then(|id| Record::parse(head, id.seed()).ok());
-        let open = record.is_some_and(|record| record.is_open());
+        let crc = crc32c::update(0, &head[..HEADER_SIZE]);
+        let old = record
+            .is_some_and(|record| record.is_open() || ![record.header_crc, record.former_header_crc].contains(&crc));
+        // Copied for a write that was never let through: its entry makes up for one that was lost.
+        let fooled = found.0.iter().any(|block| !self.submitted.contains(*block));
         // Which whoever applies the list is told.
         // Nor is a header the newest whose write was lost.
-        if ((short || open) && may_be_short) || self.vague || self.hides(head).is_some() {
+        if ((short || old || fooled) && may_be_short) || self.vague || self.hides(head).is_some() {
             return Ok(());
         }
         if let Some(block) = self.submitted.0.iter().find(|block| !found.contains(**block)) {

@@ -1138,7 +1138,8 @@ impl World {
     }
 
     fn may_be_short(&self) -> bool {
-        self.faults.lost < self.scenario.faults.lost
+        let (now, all) = (&self.faults, &self.scenario.faults);
+        now.lost < all.lost || now.misdirected < all.misdirected || now.stale < all.stale
     }
 
     /// Which file a reload finds, and what it is good for.
