@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use model::geometry::Geometry;
+use model::geometry::{Geometry, REGION_BLOCKS};
 
 use super::plan::{Note, Phase, Status, VOLUME};
 use crate::drive::history::{blocks_of, Event};
@@ -29,6 +29,9 @@ pub struct Oracle {
     metadata: Blocks,
     /// Blocks that changed while the first snapshot was being taken: they may be listed.
     perhaps: Blocks,
+    /// Epochs that a cut may have kept from being finished: such a list is read from the marks, and hot regions
+    /// are in it whole.
+    interrupted: BTreeSet<u64>,
     /// What the driver said after the reloads.
     pub statuses: Vec<Status>,
 }
@@ -71,6 +74,7 @@ impl Oracle {
         let mut setting_up = false;
         for event in events {
             match event {
+                Event::Cut => oracle.interrupted.extend(&epochs),
                 Event::Change(_, offset, length) if setting_up => oracle.perhaps.extend(blocks_of(*offset, *length)),
                 Event::Change(_, offset, length) if !epochs.is_empty() => {
                     for block in blocks_of(*offset, *length) {
@@ -153,10 +157,20 @@ impl Oracle {
             let excess = members(runs).filter(|block| !known.contains(block)).count() as u64;
             judgement.excess_bytes += excess << 12;
             let said = self.statuses.iter().filter(|status| status.epoch == *epoch).map(|status| status.excess_bytes);
-            judgement.bound_bytes += said.max().unwrap_or(0);
+            // Of a file that was sealed and is not reloaded any more nobody gives a status.
+            let whole = || if self.interrupted.contains(epoch) { whole_regions(runs) } else { 0 };
+            judgement.bound_bytes += said.max().unwrap_or_else(whole);
         }
         Ok(judgement)
     }
+}
+
+/// The regions that are listed whole (bytes).
+fn whole_regions(runs: &Runs) -> u64 {
+    let inside = |&(first, count): &(u64, u64)| {
+        ((first + count) / REGION_BLOCKS).saturating_sub(first.div_ceil(REGION_BLOCKS)) * REGION_BLOCKS
+    };
+    runs.iter().map(inside).sum::<u64>() << 12
 }
 
 #[cfg(test)]
@@ -261,6 +275,20 @@ mod tests {
             |block| [phase(Phase::Setup, 0), change(block), phase(Phase::Snapshot, 0), change(2), list(0, &[(1, 2)])];
         assert_eq!(judge(&events(1)).unwrap().excess_bytes, 0);
         assert_eq!(judge(&events(7)).unwrap().excess_bytes, 1 << 12);
+    }
+
+    #[test]
+    fn an_interrupted_list_may_have_regions_whole() {
+        let events = |cut: bool, runs: &[(u64, u64)]| {
+            let begun = [phase(Phase::Setup, 0), phase(Phase::Snapshot, 0), change(3)];
+            let cut = cut.then_some(Event::Cut);
+            begun.into_iter().chain(cut).chain([list(0, runs)]).collect::<Vec<_>>()
+        };
+        let bound = |cut, runs: &[(u64, u64)]| judge(&events(cut, runs)).unwrap().bound_bytes;
+        assert_eq!(bound(true, &[(0, 2048), (3000, 1)]), 8 << 20);
+        assert_eq!(bound(true, &[(1, 2047)]), 4 << 20);
+        assert_eq!(bound(true, &[(1, 1000), (1100, 20)]), 0);
+        assert_eq!(bound(false, &[(0, 2048)]), 0);
     }
 
     #[test]
