@@ -78,7 +78,7 @@ sub check_logic {
         my $tests = substr $code, $start;
         my $line  = 1 + substr( $code, 0, $start ) =~ tr/\n//;
         my $end = index $tests, "\n}";
-        if ( $tests =~ /\A#\[cfg\(test\)\]\n(?:#\[[^\n]*\]\n)*mod \w+(?:;\s*\z| \{)/
+        if ( $tests =~ /\A#\[cfg\(test\)\]\n(?:#\[[^\n]*\]\n)*(?:pub\(super\) )?mod \w+(?:;\s*\z| \{)/
             && ( $end < 0 || substr( $tests, $end + 2 ) =~ /\A\s*\z/ ) )
         {
             $code = substr $code, 0, $start;

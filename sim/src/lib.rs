@@ -8,3 +8,4 @@ pub mod drive;
 pub mod emulator;
 pub mod powercut;
 pub mod simulation;
+mod versioned;

@@ -307,12 +307,15 @@ fn traces_of_known_bugs() {
     }
 }
 
+fn fixtures() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
 /// Recordings of known bugs: each is seen with its bug, and the model as it is passes.
 #[test]
 fn recordings_of_known_bugs_pass_without_them() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     let mut count = 0;
-    for entry in std::fs::read_dir(&folder).expect("the fixtures") {
+    for entry in std::fs::read_dir(fixtures()).expect("the fixtures") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {
             continue;
@@ -332,8 +335,7 @@ fn recordings_of_known_bugs_pass_without_them() {
 #[test]
 fn traces_of_former_weaknesses() {
     for name in ["numbers-begin-anew", "marks-forgotten"] {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-        let recording = Recording::read(&folder.join(format!("{name}.json"))).expect("a recording");
+        let recording = Recording::read(&fixtures().join(format!("{name}.json"))).expect("a recording");
         insta::assert_snapshot!(name, recording.replay(true).trace.unwrap_or_default().join("\n"));
     }
 }
@@ -342,8 +344,7 @@ fn traces_of_former_weaknesses() {
 #[test]
 fn what_no_medium_shows_is_counted() {
     for (name, event) in [("opening-and-mark-lost", Event::LossUnseen), ("record-of-a-loss-lost", Event::LossHidden)] {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/untold");
-        let recording = Recording::read(&folder.join(format!("{name}.json"))).expect("a recording");
+        let recording = Recording::read(&fixtures().join(format!("untold/{name}.json"))).expect("a recording");
         let world = recording.replay(true);
         assert_eq!((world.violation, world.coverage.count(event)), (None, 1), "{name}");
         insta::assert_snapshot!(name, world.trace.unwrap_or_default().join("\n"));

@@ -106,7 +106,7 @@ impl From<Errno> for Notice {
 
 #[cfg(test)]
 mod tests {
-    use super::super::header::Malformed;
+    use super::super::recovery::tests::REFUSALS;
     use super::*;
     use std::collections::BTreeSet;
     use std::vec::Vec;
@@ -123,16 +123,8 @@ mod tests {
     /// The device shows the same error, whether a file was refused or there was none.
     #[test]
     fn causes_keep_their_error() {
-        let refusals = [
-            Refusal::Malformed(Malformed::Magic),
-            Refusal::Plain,
-            Refusal::Foreign,
-            Refusal::Resized,
-            Refusal::Superseded,
-            Refusal::WrongMode,
-        ];
-        let notices = refusals.map(Notice::from);
-        assert_eq!(notices.map(Notice::errno), refusals.map(Refusal::errno));
+        let notices = REFUSALS.map(Notice::from);
+        assert_eq!(notices.map(Notice::errno), REFUSALS.map(Refusal::errno));
         assert_eq!(notices.map(Notice::code), [7, 8, 9, 10, 11, 12]);
         for errno in [Errno::ENOENT, Errno::EINVAL, Errno::EIO, Errno::ENODEV] {
             assert_eq!(Notice::from(errno).errno(), errno);

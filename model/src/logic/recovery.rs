@@ -107,20 +107,23 @@ pub fn examine(block: &Block, geometry: Geometry, snapshot: bool) -> Result<Find
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
+    /// One of each.
+    pub(in super::super) const REFUSALS: [Refusal; 6] = [
+        Refusal::Malformed(Malformed::Magic),
+        Refusal::Plain,
+        Refusal::Foreign,
+        Refusal::Resized,
+        Refusal::Superseded,
+        Refusal::WrongMode,
+    ];
+
     #[test]
     fn every_refusal_says_something_of_its_own() {
-        let refusals = [
-            Refusal::Malformed(Malformed::Magic),
-            Refusal::Plain,
-            Refusal::Foreign,
-            Refusal::Resized,
-            Refusal::Superseded,
-            Refusal::WrongMode,
-        ];
+        let refusals = REFUSALS;
         assert_eq!(refusals.map(Refusal::text).iter().collect::<BTreeSet<_>>().len(), refusals.len());
         assert!(refusals.iter().all(|refusal| refusal.text().len() > 20 && refusal.errno() == Errno::EINVAL));
         assert_eq!(Refusal::Malformed(Malformed::Seqid).text(), Malformed::Seqid.text());

@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::plan::{Phase, Scenario};
+use crate::versioned;
 
 /// Version of the format.
 pub const SCHEMA: u32 = 1;
@@ -62,16 +63,7 @@ pub enum Found {
 impl Recordings {
     /// Reads a file's text.
     pub fn parse(text: &str) -> Result<Recordings, String> {
-        // The version first, so that a file from another version is not called malformed.
-        let value: serde_json::Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        match value.get("schema").and_then(serde_json::Value::as_u64) {
-            Some(version) if version == u64::from(SCHEMA) => {}
-            Some(version) => {
-                return Err(format!("schema: the file is of version {version}, this program reads version {SCHEMA}"))
-            }
-            None => return Err("schema: missing, or not a number; these are no recordings".into()),
-        }
-        let recordings: Recordings = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let recordings: Recordings = versioned::parse(text, SCHEMA, "these are no recordings")?;
         for (number, recording) in (1..).zip(&recordings.recordings) {
             check(&recording.scenario).map_err(|error| format!("recording {number}, scenario.{error}"))?;
         }

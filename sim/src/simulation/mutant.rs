@@ -125,6 +125,8 @@ pub fn gauntlet() -> Vec<Scenario> {
         untracked: 1,
         ..Scenario::default()
     };
+    // Whatever is written is tracked, and nobody else looks.
+    let writers = Scenario { snapshot: false, ops: vec![Op::Write], reads: 0, untracked: 0, ..plain.clone() };
     vec![
         plain.clone(),
         Scenario { ops: vec![Op::Write, Op::Pair, Op::Zeroes], blocks: vec![1, 2, 3], untracked: 0, ..plain.clone() },
@@ -160,16 +162,12 @@ pub fn gauntlet() -> Vec<Scenario> {
         // What is closed although it did not settle is found, and the power fails.
         Scenario {
             faults: Faults { write: 1, ..Faults::default() },
-            snapshot: false,
             blocks: vec![1],
-            ops: vec![Op::Write],
             writes: 2,
             commands: vec![Command::Close],
             command_count: 2,
             crashes: 1,
-            reads: 0,
-            untracked: 0,
-            ..plain.clone()
+            ..writers.clone()
         },
         // Old data that a failed flush took away.
         Scenario {
@@ -210,69 +208,49 @@ pub fn gauntlet() -> Vec<Scenario> {
         // A mark *settled* that fails, and then is there after all.
         Scenario {
             faults: Faults { write: 1, ..Faults::default() },
-            snapshot: false,
             blocks: vec![1, 2, 3],
-            ops: vec![Op::Write],
             writes: 3,
             commands: vec![Command::Tick],
             command_count: 4,
             crashes: 1,
-            reads: 0,
-            untracked: 0,
-            ..plain.clone()
+            ..writers.clone()
         },
         // A record of a loss, and damage to it.
         Scenario {
             faults: Faults { write: 3, rot: 3, ..Faults::default() },
-            snapshot: false,
             blocks: vec![1],
-            ops: vec![Op::Write],
             writes: 2,
             command_count: 0,
             crashes: 2,
-            reads: 0,
-            untracked: 0,
-            ..plain.clone()
+            ..writers.clone()
         },
         // Marks *settled* that fail, and fine pages that cannot be read.
         Scenario {
             faults: Faults { write: 3, read: 2, ..Faults::default() },
-            snapshot: false,
             blocks: vec![1, 2],
-            ops: vec![Op::Write],
             commands: vec![Command::Tick],
             command_count: 8,
             crashes: 3,
-            reads: 0,
-            untracked: 0,
-            ..plain.clone()
+            ..writers.clone()
         },
         // A coarse page that cannot be read, and then is not written.
         Scenario {
             faults: Faults { read: 2, lost: 2, ..Faults::default() },
-            snapshot: false,
             blocks: vec![0, 1],
-            ops: vec![Op::Write],
             writes: 6,
             command_count: 0,
             crashes: 3,
-            reads: 0,
-            untracked: 0,
-            ..plain.clone()
+            ..writers.clone()
         },
         // Fine pages that cannot be read, and then are not written.
         Scenario {
             faults: Faults { read: 2, lost: 2, rot: 1, write: 1, ..Faults::default() },
-            snapshot: false,
             blocks: vec![1, 2, 3],
-            ops: vec![Op::Write],
             writes: 12,
             commands: vec![Command::Tick],
             command_count: 8,
             crashes: 3,
-            untracked: 0,
-            reads: 0,
-            ..plain
+            ..writers
         },
     ]
 }

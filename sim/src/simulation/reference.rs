@@ -489,7 +489,8 @@ impl CowFile {
         let short = header.changed_blocks.is_some_and(|counted| counted > reported);
         // The C driver's part is older than ours: `update-img` refuses it if ours says open, and otherwise takes
         // it for what another driver made of the file.
-        let record = Identity::parse(head).ok().flatten().and_then(|id| Record::parse(head, id.seed()).ok());
+        let record = record_of(head);
+        let hidden = record.as_ref().and_then(|record| self.hidden_behind(record));
         let crc = crc32c::update(0, &head[..HEADER_SIZE]);
         let old = record
             .is_some_and(|record| record.is_open() || ![record.header_crc, record.former_header_crc].contains(&crc));
@@ -497,7 +498,7 @@ impl CowFile {
         let fooled = found.0.iter().any(|block| !self.submitted.contains(*block));
         // Which whoever applies the list is told.
         // Nor is a header the newest whose write was lost.
-        if ((short || old || fooled) && may_be_short) || self.vague || self.hides(head).is_some() {
+        if ((short || old || fooled) && may_be_short) || self.vague || hidden.is_some() {
             return Ok(());
         }
         if let Some(block) = self.submitted.0.iter().find(|block| !found.contains(**block)) {
@@ -563,12 +564,12 @@ impl CowFile {
         }
         missing
     }
+}
 
-    /// What the medium hides, if this is the header block that it shows.
-    fn hides(&self, head: &Block) -> Option<(u64, bool)> {
-        let identity = Identity::parse(head).ok().flatten()?;
-        Record::parse(head, identity.seed()).ok().and_then(|record| self.hidden_behind(&record))
-    }
+/// The newest record of a header block, if one is valid.
+pub fn record_of(head: &Block) -> Option<Record> {
+    let identity = Identity::parse(head).ok().flatten()?;
+    Record::parse(head, identity.seed()).ok()
 }
 
 /// The checksum of the checksums of all coarse sectors on the medium.

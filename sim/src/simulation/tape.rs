@@ -13,6 +13,7 @@ use super::fuzz;
 use super::reference::Violation;
 use super::scenario::{Scenario, SCHEMA};
 use super::world::World;
+use crate::versioned;
 
 /// A recorded run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,16 +33,7 @@ pub struct Recording {
 impl Recording {
     /// Reads a recording; the error says where it is wrong.
     pub fn parse(text: &str) -> Result<Recording, String> {
-        // The version first, so that a file from another version is not called malformed.
-        let value: serde_json::Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        match value.get("schema").and_then(serde_json::Value::as_u64) {
-            Some(version) if version == u64::from(SCHEMA) => {}
-            Some(version) => {
-                return Err(format!("schema: the file is of version {version}, this program reads version {SCHEMA}"))
-            }
-            None => return Err("schema: missing, or not a number; this is no recording".into()),
-        }
-        let recording: Recording = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let recording: Recording = versioned::parse(text, SCHEMA, "this is no recording")?;
         recording.scenario.check().map_err(|error| format!("scenario.{error}"))?;
         Ok(recording)
     }

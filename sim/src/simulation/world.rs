@@ -16,10 +16,8 @@ use model::fast::Fast;
 use model::geometry::{Extent, Geometry, BLOCK_SHIFT, COARSE_SECTOR_REGIONS};
 use model::header::Header;
 use model::hold::{Kind, Write};
-use model::identity::Identity;
 use model::memory::Block;
 use model::operation::Found;
-use model::record::Record;
 use model::recovery::{self, Refusal};
 use model::slab::Slab;
 use model::state::State;
@@ -576,8 +574,7 @@ impl World {
 
     /// A header block is about to be written.
     fn note_record(&mut self, file: usize, head: &Block) {
-        let Ok(Some(identity)) = Identity::parse(head) else { return };
-        if let Ok(record) = Record::parse(head, identity.seed()) {
+        if let Some(record) = reference::record_of(head) {
             self.files[file].record_begun(record.sequence, record.lost.is_some());
         }
     }

@@ -8,13 +8,12 @@ use model::bytes::u64_at;
 use model::effect::{Page, Step};
 use model::errno::Errno;
 use model::geometry::{Geometry, COARSE_SECTOR_REGIONS};
-use model::identity::Identity;
 use model::record::Record;
 
 use super::super::choice::Choice;
 use super::super::coverage::Event;
 use super::super::disk::{Payload, Sector, BLOCK_SECTORS};
-use super::super::reference::CowFile;
+use super::super::reference::{self, CowFile};
 use super::super::scenario::Faults;
 use super::{note, Action, Io, World};
 
@@ -299,9 +298,7 @@ impl World {
     }
 
     fn record_on_medium(&self, file: usize) -> Option<Record> {
-        let head = self.page(file, 0);
-        let identity = Identity::parse(&head).ok().flatten()?;
-        Record::parse(&head, identity.seed()).ok()
+        reference::record_of(&self.page(file, 0))
     }
 }
 

@@ -88,8 +88,7 @@ fn area(kind: Kind, batch: Batch) -> anyhow::Result<()> {
     ensure_same("the next snapshot", &now, &content::read(&snapshot(1))?)?;
     let image = Path::new("/run/image");
     std::fs::write(image, &before)?;
-    super::cycle::update(1, &volume.path("cow0"), image)?;
-    ensure_same("the image and the snapshot", &std::fs::read(image)?, &now)?;
+    super::cycle::update(1, &volume.path("cow0"), image, &now)?;
     std::fs::remove_file(image)?;
     driver.destroy(1)
 }

@@ -62,11 +62,11 @@ pub fn check_list(list: &[u64], before: &[u8], after: &[u8]) -> anyhow::Result<(
     Ok(())
 }
 
-/// Brings an image up to date with the tool.
-pub fn update(minor: u32, cow: &Path, image: &Path) -> anyhow::Result<()> {
+/// Brings an image up to date with the tool; it must be the snapshot then.
+pub fn update(minor: u32, cow: &Path, image: &Path, now: &[u8]) -> anyhow::Result<()> {
     let node = snapshot(minor);
     shell::run(&format!("update-img {} {} {}", node.display(), cow.display(), image.display()))?;
-    Ok(())
+    ensure_same("the image and the snapshot", &fs::read(image)?, now)
 }
 
 /// Snapshot, incremental, and the next snapshot, so many times.
@@ -96,8 +96,7 @@ fn cycle(kind: Kind, format: Format, rounds: u64) -> anyhow::Result<()> {
         let now = content::read(&snapshot(0))?;
         work(&volume, 300 + round)?;
         check_list(&content::listed(&former, now.len() as u64)?, &before, &now)?;
-        update(0, &former, image)?;
-        ensure_same("the image and the snapshot", &fs::read(image)?, &now)?;
+        update(0, &former, image, &now)?;
         ensure_same("the next snapshot, after writes", &now, &content::read(&snapshot(0))?)?;
         let info = driver.info(0)?;
         ensure!(info.error.is_none() && info.state.0 == 3, "{info:?}");

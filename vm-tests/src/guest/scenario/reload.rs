@@ -81,8 +81,7 @@ fn comes_back(format: Format) -> anyhow::Result<()> {
     driver.snapshot(&volume.path("cow1"), 12, 0)?;
     let first = content::read(&snapshot(0))?;
     work(&volume, 102)?;
-    update(0, &volume.path("cow0"), image)?;
-    ensure_same("the image and the snapshot", &fs::read(image)?, &first)?;
+    update(0, &volume.path("cow0"), image, &first)?;
 
     // The same with a snapshot.
     volume.unmount()?;
@@ -114,8 +113,7 @@ fn comes_back(format: Format) -> anyhow::Result<()> {
     driver.incremental(0)?;
     work(&volume, 104)?;
     driver.snapshot(&volume.path("cow2"), 12, 0)?;
-    update(0, &volume.path("cow1"), image)?;
-    ensure_same("the image and the next snapshot", &fs::read(image)?, &content::read(&snapshot(0))?)?;
+    update(0, &volume.path("cow1"), image, &content::read(&snapshot(0))?)?;
     fs::remove_file(image)?;
     driver.destroy(0)?;
     ensure!(!volume.path("cow2").exists(), "the COW file is still there");
