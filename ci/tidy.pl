@@ -129,6 +129,14 @@ sub check_rust {
     my $code = code_only($text);
     each_match( $code, qr/\b(?:todo|unimplemented|dbg)!/,
         sub { violation( 'unfinished', $path, $_[0], "`$_[1]` must not be committed" ) } );
+    each_match(
+        $code,
+        qr/\bthen_some\(\s*[A-Z]/,
+        sub {
+            violation( 'eager-value', $path, $_[0],
+                "`$_[1]` is made in either case, and if it is not wanted its drop unlocks or frees: use then()" );
+        }
+    ) if $path =~ m{^kmod/};
     check_logic( $path, $code ) if $path =~ $logic && $path !~ m{(?:^|/)tests(?:\.rs$|/)};
 }
 

@@ -1,43 +1,64 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Mutexes and signals. A signal that was raised stays so until one task has waited for it; raising
- * it again costs next to nothing, because every completion may do it.
+ * Mutexes and signals. A mutex is unlocked by the task that locked it, or two would be inside: that
+ * is checked, because kernels without debugging do not. A signal that was raised stays so until one
+ * task has waited for it; raising it again costs next to nothing, because every completion may do it.
  */
 #include <linux/mutex.h>
 #include <linux/rcupdate.h>
+#include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/wait.h>
 
 #include "shim.h"
 
+struct elio_mutex {
+	struct mutex mutex;
+	struct task_struct *holder;
+};
+
 void *elio_mutex_new(void)
 {
-	struct mutex *mutex = kmalloc(sizeof(*mutex), GFP_KERNEL);
+	struct elio_mutex *lock = kzalloc(sizeof(*lock), GFP_KERNEL);
 
-	if (mutex)
-		mutex_init(mutex);
-	return mutex;
+	if (lock)
+		mutex_init(&lock->mutex);
+	return lock;
 }
 
-void elio_mutex_lock(void *mutex)
+void elio_mutex_lock(void *memory)
 {
-	mutex_lock(mutex);
+	struct elio_mutex *lock = memory;
+
+	mutex_lock(&lock->mutex);
+	lock->holder = current;
 }
 
-bool elio_mutex_try_lock(void *mutex)
+bool elio_mutex_try_lock(void *memory)
 {
-	return mutex_trylock(mutex);
+	struct elio_mutex *lock = memory;
+
+	if (!mutex_trylock(&lock->mutex))
+		return false;
+	lock->holder = current;
+	return true;
 }
 
-void elio_mutex_unlock(void *mutex)
+void elio_mutex_unlock(void *memory)
 {
-	mutex_unlock(mutex);
+	struct elio_mutex *lock = memory;
+
+	WARN_ON_ONCE(lock->holder != current);
+	lock->holder = NULL;
+	mutex_unlock(&lock->mutex);
 }
 
-void elio_mutex_free(void *mutex)
+void elio_mutex_free(void *memory)
 {
-	mutex_destroy(mutex);
-	kfree(mutex);
+	struct elio_mutex *lock = memory;
+
+	mutex_destroy(&lock->mutex);
+	kfree(lock);
 }
 
 struct elio_signal {

@@ -166,7 +166,7 @@ impl<'a, T: Carrier> Blank<'a, T> {
     pub fn new(worker: &'a Worker<T>) -> Option<Self> {
         // SAFETY: whoever works is alone with the worker's requests.
         let io = unsafe { ffi::elio_io_new(worker.as_ptr()) };
-        (!io.is_null()).then_some(Blank { io, worker })
+        (!io.is_null()).then(|| Blank { io, worker })
     }
 
     /// The request for a job, which comes back to the worker.

@@ -19,7 +19,7 @@ impl Signal {
     pub fn new() -> Option<Signal> {
         // SAFETY: freed by `drop`.
         let signal = unsafe { ffi::elio_signal_new() };
-        (!signal.is_null()).then_some(Signal(signal))
+        (!signal.is_null()).then(|| Signal(signal))
     }
 
     /// Lets the next wait go. May be called from an interrupt.

@@ -37,7 +37,7 @@ impl<T> Worker<T> {
     pub(super) fn new(context: Opaque, minor: u32) -> Option<Self> {
         // SAFETY: freed by `drop`; the tracker drops it before itself.
         let worker = unsafe { ffi::elio_worker_new(context, minor) };
-        (!worker.is_null()).then_some(Worker { worker, jobs: PhantomData })
+        (!worker.is_null()).then(|| Worker { worker, jobs: PhantomData })
     }
 
     /// Has the thread run.

@@ -27,7 +27,7 @@ impl<T> Lock<T> {
     pub fn new(value: T) -> Option<Self> {
         // SAFETY: freed by `drop`.
         let mutex = unsafe { ffi::elio_mutex_new() };
-        (!mutex.is_null()).then_some(Lock { mutex, value: UnsafeCell::new(value) })
+        (!mutex.is_null()).then(|| Lock { mutex, value: UnsafeCell::new(value) })
     }
 
     /// Waits for the value.
@@ -40,7 +40,7 @@ impl<T> Lock<T> {
     /// The value, if nobody has it.
     pub fn try_lock(&self) -> Option<Guard<'_, T>> {
         // SAFETY: as above.
-        unsafe { ffi::elio_mutex_try_lock(self.mutex) }.then_some(Guard(self))
+        unsafe { ffi::elio_mutex_try_lock(self.mutex) }.then(|| Guard(self))
     }
 }
 
