@@ -99,7 +99,12 @@ pub enum Told {
     Dead,
 }
 
+/// Sees each note before it is in the history and may put another one in its place; the machine waits
+/// for it.
+pub type Witness = Box<dyn FnMut(String) -> String + Send>;
+
 enum Order {
+    Watch(Witness),
     Read(u64, usize, SyncSender<io::Result<Vec<u8>>>),
     ReadBoard(u64, usize, SyncSender<io::Result<Vec<u8>>>),
     Change(Kind, u64, Content, bool, SyncSender<io::Result<Vec<u8>>>),
@@ -160,6 +165,11 @@ impl Drive {
         Arc::new(Port { orders: self.orders.clone(), bytes: BOARD, board: true })
     }
 
+    /// Who sees the notes from now on.
+    pub fn watch(&self, witness: impl FnMut(String) -> String + Send + 'static) {
+        let _ = self.orders.send(Order::Watch(Box::new(witness)));
+    }
+
     /// The machine is about to start: what the board says, when the power goes, and who is told.
     pub fn power_on(&self, board: &[u8], moment: Option<Moment>, tell: Sender<Told>) {
         let mut content = board.to_vec();
@@ -205,6 +215,7 @@ struct Works {
     medium: Medium,
     history: History,
     board: Vec<u8>,
+    witness: Witness,
     moment: Option<Moment>,
     /// Changes that are left until the power goes.
     left: Option<u64>,
@@ -221,6 +232,7 @@ impl Works {
             medium,
             history: History::default(),
             board: vec![0; NOTES as usize],
+            witness: Box::new(|note| note),
             moment: None,
             left: None,
             since: None,
@@ -237,6 +249,7 @@ impl Works {
 
     fn carry_out(&mut self, order: Order, inbox: &Receiver<Order>) {
         match order {
+            Order::Watch(witness) => self.witness = witness,
             Order::Read(offset, length, reply) => {
                 let mut data = vec![0; length];
                 self.medium.read(offset, &mut data);
@@ -267,6 +280,7 @@ impl Works {
                 let _ = reply.send(Ok(Vec::new()));
             }
             Order::Note(note, reply) => {
+                let note = (self.witness)(note);
                 self.history.events.push(Event::Note(note.clone()));
                 if self.since.as_ref().is_some_and(|since| note.contains(since)) {
                     self.touched.clear();
@@ -342,7 +356,7 @@ impl Works {
                     return;
                 }
                 Some(Order::Look(look)) => look(&mut self.medium, &mut self.history),
-                Some(Order::PowerOn(..)) => {}
+                Some(Order::PowerOn(..) | Order::Watch(_)) => {}
                 None if told => return,
                 None => {
                     told = true;
@@ -447,6 +461,7 @@ mod tests {
         let drive = Drive::new(1 << 20, || Ok(Medium::new(1 << 20, 1))).unwrap();
         let (tell, told) = channel();
         drive.power_on(b"do it", Some(Moment { note: "now".into(), changes: 1, fresh: None }), tell);
+        drive.watch(|note| note.replace("later", "now"));
         let mut plan = [0; 512];
         drive.board().read(0, &mut plan).unwrap();
         assert_eq!(&plan[..6], b"do it\0");
@@ -454,7 +469,7 @@ mod tests {
         disk.write(0, &[1; 512], false).unwrap();
         disk.flush().unwrap();
         let mut note = [0; 512];
-        note[..3].copy_from_slice(b"now");
+        note[..5].copy_from_slice(b"later");
         drive.board().write(NOTES, &note, false).unwrap();
         assert_eq!(told.recv().unwrap(), Told::Note("now".into()));
         disk.write(512, &[1; 512], true).unwrap();

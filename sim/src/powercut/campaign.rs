@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{bail, ensure, Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use super::machine::{Machine, Maker};
+use super::machine::{Machine, Maker, IMAGE};
 use super::oracle::{Judgement, Oracle};
 use super::plan::{FileSystem, Note, Phase, Plan, Scenario, Task, VOLUME};
 use super::recording::{self, Found};
@@ -181,6 +181,7 @@ impl Campaign {
         self.maker.clear_image()?;
         let (base, tear) = (self.base(scenario), scenario.tear);
         let drive = Drive::new(VOLUME, move || Medium::load(&base, VOLUME, tear))?;
+        self.maker.watch(&drive);
         let result = self.machines(scenario, &drive);
         self.conclude(scenario, &drive, begun, result)
     }
@@ -201,11 +202,12 @@ impl Campaign {
         let text = fs::read_to_string(folder.join("kept.json")).with_context(|| folder.display().to_string())?;
         let kept: Kept = serde_json::from_str(&text)?;
         println!("kept: {}", kept.error);
-        fs::copy(folder.join("image"), self.maker.folder.join("image"))?;
+        fs::copy(folder.join("image"), self.maker.folder.join(IMAGE))?;
         let (disk, tear) = (folder.join("disk"), kept.scenario.tear);
         let drive = Drive::new(VOLUME, move || Medium::load(&disk, VOLUME, tear))?;
         let events = before_last_machine(kept.history.events);
         drive.look(move |_, history| history.events = events)?;
+        self.maker.watch(&drive);
         let result = self.machines(&kept.scenario, &drive);
         self.conclude(&kept.scenario, &drive, begun, result)
     }
@@ -292,7 +294,7 @@ impl Campaign {
                 false => Task::Work { rounds: scenario.rounds, reloads: scenario.reloads },
                 true => Standing::of(&drive.look(|_, history| history.events.clone())?).task(),
             };
-            let image = self.maker.folder.join("image");
+            let image = self.maker.folder.join(IMAGE);
             fs::copy(&image, self.maker.folder.join("image-before"))?;
             let disk = self.maker.folder.join("disk");
             drive.look(move |medium, _| medium.store(&disk))??;

@@ -8,6 +8,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -18,15 +19,38 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure, Context as _, Result};
 use nbd::{Address, Exports, Server};
 
-use super::plan::VOLUME;
+use super::plan::{Note, VOLUME};
 use crate::drive::works::{Drive, Moment, Told};
 
+/// Bytes of a block.
+const BLOCK: usize = 4096;
 /// How a machine's folder is called inside the root that QEMU runs in.
 const INSIDE: &str = "/out";
 /// How long a machine may take to boot, and to come to its end.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// What a healthy kernel does not say, a line each.
 const COMPLAINTS: &str = include_str!("../../../ci/complaints");
+
+/// The backup, which `update-img` brings up to date, and a copy of the snapshot that it is to be equal to.
+pub const IMAGE: &str = "image";
+const PROOF: &str = "proof";
+
+/// Where the blocks of two files differ (bytes), but not all places if they are many.
+fn differences(left: &Path, right: &Path) -> io::Result<Vec<u64>> {
+    let (left, right) = (File::open(left)?, File::open(right)?);
+    let (mut one, mut other) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+    let mut differs = Vec::new();
+    for at in (0..VOLUME).step_by(one.len()) {
+        left.read_exact_at(&mut one, at)?;
+        right.read_exact_at(&mut other, at)?;
+        if one != other {
+            let blocks = one.chunks(BLOCK).zip(other.chunks(BLOCK)).zip((at..).step_by(BLOCK));
+            differs.extend(blocks.filter(|((one, other), _)| one != other).map(|(_, place)| place));
+        }
+    }
+    differs.truncate(64);
+    Ok(differs)
+}
 
 /// How machines are made.
 #[derive(Clone, Debug)]
@@ -51,9 +75,22 @@ impl Maker {
         self.folder.join(name)
     }
 
-    /// Makes the image anew.
+    /// Makes the image anew, and what it is compared with.
     pub fn clear_image(&self) -> io::Result<()> {
-        File::create(self.path("image"))?.set_len(VOLUME)
+        [IMAGE, PROOF].iter().try_for_each(|name| File::create(self.path(name))?.set_len(VOLUME))
+    }
+
+    /// Watches a drive, and compares the image with the snapshot when a machine has copied both.
+    pub fn watch(&self, drive: &Drive) {
+        let (image, proof) = (self.path(IMAGE), self.path(PROOF));
+        drive.watch(move |note| match Note::parse(&note) {
+            Some(Note::Compare) => match differences(&image, &proof) {
+                Ok(differs) => Note::Image { differs },
+                Err(error) => Note::Failed(format!("the comparison: {error}")),
+            }
+            .to_text(),
+            _ => note,
+        });
     }
 
     fn start(
@@ -81,8 +118,10 @@ impl Maker {
             .args(["-device", "virtio-blk-pci,drive=disk,discard=on,write-zeroes=on"])
             .args(["-drive", &format!("{},format=raw,if=none,id=board,cache=none", nbd("board"))])
             .args(["-device", "virtio-blk-pci,drive=board"])
-            .args(["-drive", &format!("file={INSIDE}/image,format=raw,if=none,id=image,cache=unsafe")])
+            .args(["-drive", &format!("file={INSIDE}/{IMAGE},format=raw,if=none,id=image,cache=unsafe")])
             .args(["-device", "virtio-blk-pci,drive=image"])
+            .args(["-drive", &format!("file={INSIDE}/{PROOF},format=raw,if=none,id=proof,cache=unsafe")])
+            .args(["-device", "virtio-blk-pci,drive=proof"])
             .args(more)
             .stdin(Stdio::null())
             .stdout(File::create(&console)?)
@@ -167,5 +206,26 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_differs_is_named_by_its_block() {
+        let folder = tempfile::tempdir().unwrap();
+        let maker = Maker { folder: folder.path().to_owned(), command: Vec::new() };
+        maker.clear_image().unwrap();
+        let (image, proof) = (maker.path(IMAGE), maker.path(PROOF));
+        assert!(differences(&image, &proof).unwrap().is_empty());
+        let file = File::options().write(true).open(&proof).unwrap();
+        for place in [1, (3 << 20) + 8191, VOLUME - 1] {
+            file.write_all_at(&[7], place).unwrap();
+        }
+        assert_eq!(differences(&image, &proof).unwrap(), [0, (3 << 20) + 4096, VOLUME - 4096]);
+        file.set_len(1).unwrap();
+        assert!(differences(&image, &proof).is_err());
     }
 }

@@ -128,14 +128,17 @@ impl Scenario {
             _ => {}
         }
         let mut cuts = vec![Self::cut(&mut coins, phase, Some(epoch))];
-        while coins.below(4) == 0 {
+        while coins.below(4) > 0 {
             let phase = [Phase::Reloading, Phase::Reloading, Phase::Found, Phase::ToSnapshot][coins.below(4) as usize];
             // The epoch is not known yet.
             let mut cut = Self::cut(&mut coins, phase, None);
             cut.changes /= 4;
             cuts.push(cut);
         }
-        let tear = if coins.below(3) == 0 { 8 } else { 1 };
+        // A log recovery of XFS that is cut in its turn leaves blocks whose header is new and whose rest is old,
+        // which the next one takes for replayed (xlog_recover_get_buf_lsn) and cannot mount.
+        let whole = file_system == FileSystem::Xfs && cuts.len() > 1;
+        let tear = if coins.below(3) == 0 || whole { 8 } else { 1 };
         let writes = 20 + coins.below(60);
         Scenario { seed, file_system, tear, rounds, writes, reloads, cuts }
     }
@@ -242,7 +245,9 @@ pub enum Note {
     Status(Status),
     /// The list of an epoch: first and count.
     List(u64, Vec<(u64, u64)>),
-    /// The image was brought up to date and compared.
+    /// The image was brought up to date, and the snapshot copied for the comparison.
+    Compare,
+    /// What came of that, which the machine is not told.
     Image {
         /// The first bytes that differ, if any do.
         differs: Vec<u64>,
