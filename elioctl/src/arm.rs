@@ -3,10 +3,13 @@
 //!
 //! Which file of a volume is the current one is read from the files themselves, in a private, read-only
 //! mount that leaves the journal alone. What that shows may be older than the journal, but not older
-//! than the last snapshot: taking one freezes the file system, which empties the journal.
+//! than the last snapshot: taking one freezes the file system, which empties the journal. In a second such
+//! mount the driver finds the file, so that what the journal's replay changes is marked in it: if the
+//! power is cut in the middle of that, the next boot knows.
 //!
-//! Invariants: nothing is written to a volume; a volume that cannot be armed is named with the reason
-//! and changes nothing for the others.
+//! Invariants: nothing is written to a volume but the driver's own file; that is found before the journal is
+//! replayed only if nobody wrote to the volume untracked, because then the file lies where it lay; a
+//! volume that cannot be armed is named with the reason and changes nothing for the others.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -16,7 +19,9 @@ use std::time::{Duration, Instant};
 
 use model::geometry::Geometry;
 use model::memory::BLOCK_SIZE;
+use model::record::Phase;
 use model::recovery::{self, Finding};
+use model::token::{self, Hashes};
 use rustix::mount::{mount, unmount, MountFlags, UnmountFlags};
 
 use crate::driver::Driver;
@@ -49,7 +54,8 @@ pub fn arm(driver: &Path, volume: &Volume, deadline: Instant) -> Armed {
             _ => Err(format!("minor {} is in use for {known}", volume.minor)),
         };
     }
-    let (path, finding) = find(volume, &node).map_err(|why| format!("{}: {why}", node.display()))?;
+    let block0 = read_block0(&node).map_err(|error| format!("{}: {error}", node.display()))?;
+    let (path, finding) = find(volume, &node, &block0).map_err(|why| format!("{}: {why}", node.display()))?;
     let reload = Reload {
         block_device: volume.node().unwrap_or_else(|| node.clone()),
         cow_file: path.clone(),
@@ -58,18 +64,22 @@ pub fn arm(driver: &Path, volume: &Volume, deadline: Instant) -> Armed {
     };
     let done = if finding.snapshot { driver.reload_snapshot(reload) } else { driver.reload_incremental(reload) };
     done.map_err(|error| error.to_string())?;
-    if finding.snapshot {
-        // A snapshot's file is closed in order, or it is none any more: no journal is to be replayed. So the
-        // driver may find it now, and has where to put what the mount to come overwrites. If it does not
-        // find it, the mount is another try.
+    if finding.record.token.accepts(&block0) {
+        // If the driver does not find it now, the mount to come is another try.
         let _ = look(&node, |_, _| ());
     }
     Ok(path)
 }
 
+fn read_block0(node: &Path) -> io::Result<Hashes> {
+    let mut block = [0; BLOCK_SIZE];
+    File::open(node)?.read_exact(&mut block)?;
+    Ok(token::hashes(&block))
+}
+
 /// Finds the current file of a volume.
-fn find(volume: &Volume, node: &Path) -> Result<(PathBuf, Finding), String> {
-    look(node, |root, geometry| choose(volume, root, geometry))?
+fn find(volume: &Volume, node: &Path, block0: &Hashes) -> Result<(PathBuf, Finding), String> {
+    look(node, |root, geometry| choose(volume, root, geometry, block0))?
 }
 
 /// Looks at a volume in a mount of our own that writes nothing.
@@ -106,13 +116,13 @@ fn file_system(device: &mut File) -> io::Result<Option<(&'static str, &'static s
 }
 
 /// Of the files that may be the one, the one that is tracked into.
-fn choose(volume: &Volume, root: &Path, geometry: Geometry) -> Result<(PathBuf, Finding), String> {
+fn choose(volume: &Volume, root: &Path, geometry: Geometry, block0: &Hashes) -> Result<(PathBuf, Finding), String> {
     let mut best: Option<(PathBuf, Finding)> = None;
     let mut why = format!("there is no file {}", volume.pattern);
     for path in volume.files(root) {
         let inside = root.join(path.strip_prefix("/").unwrap_or(&path));
         match examine(&inside, geometry) {
-            Ok(finding) if best.as_ref().is_none_or(|(_, best)| finding.header.seqid > best.header.seqid) => {
+            Ok(finding) if best.as_ref().is_none_or(|(_, best)| rank(&finding, block0) > rank(best, block0)) => {
                 best = Some((path, finding));
             }
             Ok(_) => {}
@@ -120,6 +130,13 @@ fn choose(volume: &Volume, root: &Path, geometry: Geometry) -> Result<(PathBuf, 
         }
     }
     best.ok_or(why)
+}
+
+/// What speaks for a file: that the volume is as it was left with it; that it is tracked into, because one that is
+/// prepared is next only when its former one is sealed, and that one is refused; and its number in the series.
+fn rank(finding: &Finding, block0: &Hashes) -> (bool, bool, u64) {
+    let is_active = finding.record.phase == Phase::Active;
+    (finding.record.token.accepts(block0), is_active, finding.header.seqid)
 }
 
 fn examine(path: &Path, geometry: Geometry) -> Result<Finding, String> {
@@ -160,6 +177,10 @@ pub fn keep_refused(lines: &[String]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use model::header::Header;
+    use model::identity::Identity;
+    use model::record::Record;
+    use model::token::{Token, SECTORS};
 
     fn volume(pattern: &str) -> Volume {
         Volume { device: "/dev/null".into(), pattern: pattern.into(), minor: 0 }
@@ -169,13 +190,49 @@ mod tests {
     fn what_is_no_file_of_ours_is_refused_with_its_reason() {
         let root = tempfile::tempdir().unwrap();
         let geometry = Geometry::new(1 << 30).unwrap();
-        let why = |pattern: &str| choose(&volume(pattern), root.path(), geometry).unwrap_err();
+        let why = |pattern: &str| choose(&volume(pattern), root.path(), geometry, &[1; 8]).unwrap_err();
         assert_eq!(why("/.elastio*"), "there is no file /.elastio*");
         fs::write(root.path().join(".elastio"), [7; 8192]).unwrap();
         assert!(why("/.elastio*").starts_with("/.elastio: "), "{}", why("/.elastio*"));
         fs::create_dir(root.path().join("folder")).unwrap();
         assert_eq!(why("/folder"), "/folder: not a regular file");
-        assert_eq!(find(&volume("/x"), Path::new("/dev/null")).unwrap_err(), "not a block device");
+        assert_eq!(find(&volume("/x"), Path::new("/dev/null"), &[1; 8]).unwrap_err(), "not a block device");
+    }
+
+    #[test]
+    fn the_file_that_is_tracked_into_ranks_first() {
+        let geometry = Geometry::new(1 << 30).unwrap();
+        let left = [7; SECTORS];
+        let file = |seqid: u64, phase: Phase, block0: &Hashes| {
+            let (snapshot, closed, lost) = (false, None, None);
+            let (sequence, header_crc, former_header_crc, excess_bytes, marks) = (1, 0, 0, 0, 0);
+            let token = Token::new(block0);
+            let record = Record {
+                epoch: seqid,
+                sequence,
+                phase,
+                snapshot,
+                closed,
+                lost,
+                header_crc,
+                former_header_crc,
+                excess_bytes,
+                marks,
+                token,
+            };
+            let (fpos, fsize, uuid, changed_blocks) = (99, 1 << 20, [1; 16], None);
+            let header = Header { clean: false, index_only: true, fpos, fsize, seqid, uuid, changed_blocks };
+            Finding { identity: Identity { geometry, salt: 1 }, header, record, snapshot, former: None }
+        };
+        let ranks = |better: &Finding, worse: &Finding| assert!(rank(better, &left) > rank(worse, &left));
+        let current = file(1, Phase::Active, &left);
+        // A snapshot that was about to be taken when the power went.
+        ranks(&current, &file(2, Phase::Prepared, &[0; SECTORS]));
+        ranks(&current, &file(2, Phase::Prepared, &left));
+        // A file of another time, when the volume was another.
+        ranks(&current, &file(9, Phase::Active, &[8; SECTORS]));
+        ranks(&file(2, Phase::Active, &left), &current);
+        ranks(&file(2, Phase::Active, &[8; SECTORS]), &file(1, Phase::Active, &[8; SECTORS]));
     }
 
     #[test]

@@ -196,11 +196,13 @@ static int elio_cow_set_size(struct dentry *dentry, u64 bytes)
 {
 	struct iattr attributes = { .ia_valid = ATTR_SIZE, .ia_size = bytes };
 	struct inode *inode = d_inode(dentry);
-	int error;
+	int error = -EROFS;
 
 	sb_start_write(inode->i_sb);
 	inode_lock(inode);
-	error = notify_change(&nop_mnt_idmap, dentry, &attributes, NULL);
+	/* No mount is asked for leave, which would say so. */
+	if (!sb_rdonly(inode->i_sb))
+		error = notify_change(&nop_mnt_idmap, dentry, &attributes, NULL);
 	inode_unlock(inode);
 	sb_end_write(inode->i_sb);
 	return error;
@@ -296,7 +298,9 @@ static int elio_cow_unlink(struct dentry *dentry)
 	dget(dentry);
 	sb_start_write(dentry->d_sb);
 	inode_lock_nested(d_inode(parent), I_MUTEX_PARENT);
-	if (dentry->d_parent == parent && !d_unhashed(dentry))
+	if (sb_rdonly(dentry->d_sb))
+		error = -EROFS;
+	else if (dentry->d_parent == parent && !d_unhashed(dentry))
 		error = vfs_unlink(&nop_mnt_idmap, d_inode(parent), dentry, NULL);
 	inode_unlock(d_inode(parent));
 	sb_end_write(dentry->d_sb);

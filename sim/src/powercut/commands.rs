@@ -36,6 +36,9 @@ pub struct Powercut {
     /// How many seeds
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
+    /// As many seeds as it takes for so many cuts, failures counted
+    #[arg(long, value_name = "N", conflicts_with = "count", value_parser = clap::value_parser!(u64).range(1..))]
+    cuts: Option<u64>,
     /// Only this file system (default: the one and the other in turn)
     #[arg(long, value_enum)]
     filesystem: Option<FileSystem>,
@@ -46,13 +49,13 @@ pub struct Powercut {
     #[arg(long, value_name = "FOLDER")]
     keep: PathBuf,
     /// Run the last machine of a kept failure again
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["seed", "count", "filesystem"])]
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["seed", "count", "cuts", "filesystem"])]
     replay: Option<PathBuf>,
     /// Run the recordings of a file instead of seeds, and compare what comes of them
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["seed", "count", "replay"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seed", "count", "cuts", "replay"])]
     recorded: Option<PathBuf>,
     /// Print what the drive is asked by first and later writes to regions in incremental mode
-    #[arg(long, conflicts_with_all = ["seed", "count", "replay", "recorded"])]
+    #[arg(long, conflicts_with_all = ["seed", "count", "cuts", "replay", "recorded"])]
     measure: bool,
     /// The module has a known bug: end at the first loss, which is the success
     #[arg(long)]
@@ -148,7 +151,8 @@ fn scenarios(arguments: &Powercut) -> Result<Vec<(Scenario, Option<recording::Ou
             |recording: &Recording| arguments.filesystem.is_none_or(|one| one == recording.scenario.file_system);
         return Ok(recordings.filter(of_this).map(|recording| (recording.scenario, Some(recording.outcome))).collect());
     }
-    let seeds = arguments.seed..arguments.seed.saturating_add(arguments.count);
+    let count = arguments.cuts.unwrap_or(arguments.count);
+    let seeds = arguments.seed..arguments.seed.saturating_add(count);
     let scenario = |seed| match arguments.filesystem {
         Some(file_system) => Scenario::new(seed, file_system),
         None => Scenario::of_turn(seed),
@@ -234,6 +238,9 @@ fn run_powercut(arguments: &Powercut) -> ExitCode {
                     break;
                 }
             }
+        }
+        if arguments.cuts.is_some_and(|wanted| cuts + failures >= wanted) {
+            break;
         }
     }
     println!(

@@ -15,7 +15,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context as _, Result};
-use elioctl::request::{Reload, SetupSnapshot, TransitionToSnapshot};
+use elioctl::arm::arm;
+use elioctl::request::{SetupSnapshot, TransitionToSnapshot};
+use elioctl::volumes::Volume;
 use elioctl::Driver;
 use model::errno::Errno;
 use model::geometry::Geometry;
@@ -334,7 +336,7 @@ impl Guest {
             run("umount", &[MOUNT])?;
             run("rmmod", &["elastio_snap"])?;
             run("insmod", &[MODULE])?;
-            self.reload(rounds - 1)?;
+            ensure!(self.reload(rounds - 1)?.is_some(), "the file was not found again");
             let writers = Writers::start(self.plan.seed ^ 2);
             writers.wait(self.plan.writes);
         }
@@ -444,13 +446,19 @@ impl Guest {
         Ok(Some(if examine(&head, geometry, false) == Err(Refusal::Superseded) { *newer } else { *older }))
     }
 
-    /// Reloads, mounts, and says what was found.
-    fn reload(&mut self, epoch: u64) -> Result<Status> {
+    /// Arms the driver as a boot does, mounts, and says what was found; none if there was no file.
+    fn reload(&mut self, epoch: u64) -> Result<Option<Status>> {
         self.phase(Phase::Reloading, epoch)?;
-        let cow_file = format!("/cow{epoch}").into();
-        let reload = Reload { block_device: VOLUME_NODE.into(), cow_file, cache_bytes: 0, minor: 0 };
-        driver()?.reload_incremental(reload)?;
+        let volume = Volume { device: VOLUME_NODE.into(), pattern: "/cow*".into(), minor: 0 };
+        let armed = arm(Path::new(CONTROL), &volume, Instant::now());
         self.mount("rw")?;
+        match armed {
+            Ok(path) => ensure!(path == Path::new(&format!("/cow{epoch}")), "{} was armed", path.display()),
+            Err(why) => {
+                println!("powercut: {why}");
+                return Ok(None);
+            }
+        }
         let until = Instant::now() + PATIENCE;
         let info = loop {
             let info = driver()?.info(0)?;
@@ -470,7 +478,7 @@ impl Guest {
         };
         self.board.note(&Note::Status(status.clone()))?;
         self.phase(Phase::Found, epoch)?;
-        Ok(status)
+        Ok(Some(status))
     }
 
     /// Writes to the regions behind the file system: to half of them one by one and then again, to the
@@ -510,10 +518,12 @@ impl Guest {
             self.copy(0)?;
             return self.phase(Phase::Done, 0);
         };
-        let status = self.reload(epoch)?;
-        if status.state & 4 != 0 || status.error.is_some() {
-            ensure!(unsure, "the file of epoch {epoch} was not taken: {status:?}");
-            driver()?.destroy(0)?;
+        let found = self.reload(epoch)?;
+        if found.as_ref().is_none_or(|status| status.state & 4 != 0 || status.error.is_some()) {
+            ensure!(unsure, "the file of epoch {epoch} was not taken: {found:?}");
+            if found.is_some() {
+                driver()?.destroy(0)?;
+            }
             let _ = fs::remove_file(cow_file(epoch));
             self.setup()?;
             self.copy(0)?;
