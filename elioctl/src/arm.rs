@@ -25,6 +25,7 @@ use model::token::{self, Hashes};
 use rustix::mount::{mount, unmount, MountFlags, UnmountFlags};
 
 use crate::driver::Driver;
+use crate::read_only::ReadOnly;
 use crate::request::Reload;
 use crate::volumes::Volume;
 
@@ -65,8 +66,8 @@ pub fn arm(driver: &Path, volume: &Volume, deadline: Instant) -> Armed {
     let done = if finding.snapshot { driver.reload_snapshot(reload) } else { driver.reload_incremental(reload) };
     done.map_err(|error| error.to_string())?;
     if finding.record.token.accepts(&block0) {
-        // If the driver does not find it now, the mount to come is another try.
-        let _ = look(&node, |_, _| ());
+        // The driver looks when it is asked, and if it does not find it now, the mount to come is another try.
+        let _ = look(&node, |_, _| driver.info(volume.minor).is_ok());
     }
     Ok(path)
 }
@@ -92,12 +93,14 @@ fn look<T>(node: &Path, see: impl FnOnce(&Path, Geometry) -> T) -> Result<T, Str
     let geometry = Geometry::new(bytes).ok_or("the device has no size")?;
     let (kind, options) =
         file_system(&mut device).map_err(|error| error.to_string())?.ok_or("no ext2, ext3, ext4 or xfs")?;
-    drop(device);
     let place = Path::new(RUN).join("peek");
     fs::create_dir_all(&place).map_err(|error| format!("{}: {error}", place.display()))?;
     let options = std::ffi::CString::new(options).unwrap_or_default();
     let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOSUID;
-    mount(node, &place, kind, flags, options.as_c_str()).map_err(|error| format!("it cannot be looked at: {error}"))?;
+    let shut = ReadOnly::set(&device).map_err(|error| format!("it cannot be made read-only: {error}"))?;
+    let mounted = mount(node, &place, kind, flags, options.as_c_str());
+    drop(shut);
+    mounted.map_err(|error| format!("it cannot be looked at: {error}"))?;
     let seen = see(&place, geometry);
     unmount(&place, UnmountFlags::DETACH).map_err(|error| format!("{}: {error}", place.display()))?;
     Ok(seen)

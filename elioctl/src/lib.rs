@@ -18,6 +18,7 @@ pub mod listing;
 mod node;
 pub mod path;
 pub mod quantity;
+pub mod read_only;
 pub mod request;
 pub mod trust;
 pub mod volumes;

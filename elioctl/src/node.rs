@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The control node: the only place that needs `unsafe`.
+//! The control node.
 //!
 //! Invariants: the buffer handed to the kernel is as long as the command says in its own number;
 //! every string it points to is NUL-terminated and outlives the call.

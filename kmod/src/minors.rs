@@ -42,6 +42,8 @@ pub struct Minor {
     pub file: Option<Shared<CowFile>>,
     /// Until then, what the reload saw.
     pub before: Option<Before>,
+    /// The volume was mounted while the device was read-only: nobody looked for the file yet.
+    pub passed_by: bool,
     /// What there is to say about its file.
     pub notice: Option<Notice>,
 }
@@ -175,7 +177,7 @@ impl Driver {
         let open = changes && place.as_ref().and_then(|minor| minor.disk.as_ref()).is_some_and(Disk::is_open);
         check_minor(minor, module::max_devices(), place.is_some(), open)?;
         let minor = place.ok_or(Errno::ENOENT)?;
-        minor.refresh();
+        minor.revisit();
         if changes && minor.disk.as_ref().is_some_and(|disk| !disk.claim()) {
             return Err(Errno::EBUSY);
         }
@@ -218,7 +220,8 @@ impl Driver {
         let Setup { block_device, cow_file, .. } = setup;
         let file = Some(file);
         let (running, disk, before, notice) = (minor, None, None, None);
-        let mut minor = Minor { disk, running, number, block_device, cow_file, file, before, notice };
+        let passed_by = false;
+        let mut minor = Minor { disk, running, number, block_device, cow_file, file, before, passed_by, notice };
         let result = minor.add_disk();
         if result.is_err() {
             let _ = end(&mut minor);

@@ -80,6 +80,7 @@ impl Driver {
             cow_file: reload.cow_file,
             file: None,
             before: Some(before),
+            passed_by: false,
             notice: None,
         };
         print::info("minor % is tracked; its file is looked for when the volume is mounted", minor.number.into());
@@ -111,6 +112,11 @@ impl Minor {
         if self.running.origin.mounted() == Mounted::No {
             return;
         }
+        // What is found is written to.
+        self.passed_by = self.running.origin.check().is_err();
+        if self.passed_by {
+            return;
+        }
         let unverified = self.running.with(|device| device.state().unverified);
         let result = match &self.file {
             _ if unverified => self.verify(),
@@ -125,6 +131,14 @@ impl Minor {
                     device.refuse(notice.errno())
                 }
             });
+        }
+        self.refresh();
+    }
+
+    /// Somebody asks: by now the device may not be read-only any more.
+    pub fn revisit(&mut self) {
+        if self.passed_by {
+            self.appear();
         }
         self.refresh();
     }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context as _, Result};
 use elioctl::arm::arm;
+use elioctl::read_only::ReadOnly;
 use elioctl::request::{SetupSnapshot, TransitionToSnapshot};
 use elioctl::volumes::Volume;
 use elioctl::Driver;
@@ -434,10 +435,13 @@ impl Guest {
     /// written to the volume.
     fn current(&mut self, epochs: &[u64]) -> Result<Option<u64>> {
         let (Some(older), Some(newer)) = (epochs.first(), epochs.get(1)) else { return Ok(epochs.first().copied()) };
+        let device = File::open(VOLUME_NODE)?;
+        let shut = ReadOnly::set(&device)?;
         self.mount(match self.plan.file_system {
             FileSystem::Ext4 => "ro,noload",
             FileSystem::Xfs => "ro,norecovery",
         })?;
+        drop(shut);
         let mut head = [0; ALIGN];
         let result = File::open(cow_file(*older)).and_then(|mut file| file.read_exact(&mut head));
         run("umount", &[MOUNT])?;
