@@ -26,6 +26,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::new("reload-ext4-1k", || comes_back(Format::Ext4Small)),
     // The smallest xfs is large.
     Scenario { limit: Duration::from_secs(600), ..Scenario::new("reload-xfs", || comes_back(Format::Xfs)) },
+    Scenario::new("reload-crashed", crashed),
     Scenario::new("reload-refused", refused),
     Scenario::new("file-gone", gone),
     Scenario::new("foreign-write", foreign_write),
@@ -119,6 +120,46 @@ fn comes_back(format: Format) -> anyhow::Result<()> {
     ensure!(!volume.path("cow2").exists(), "the COW file is still there");
     volume.unmount()?;
     volume.check()
+}
+
+/// A medium as a power cut leaves it: with files that were deleted while they were open, on ext4, and a journal
+/// that is not empty. A look changes nothing of it, and lets the driver find its file.
+fn crashed() -> anyhow::Result<()> {
+    let [device, medium] = [Device::new(Kind::Virtio, 1, 128)?, Device::new(Kind::Virtio, 2, 128)?];
+    let volume = Volume::make(&device, Format::Ext4, 0)?;
+    volume.fill("deleted", 512, 1)?;
+    let mut driver = Driver::open()?;
+    driver.setup(device.path(), &volume.path("cow0"), 12, 0)?;
+    driver.incremental(0)?;
+    let deleted = fs::File::open(volume.path("deleted"))?;
+    fs::remove_file(volume.path("deleted"))?;
+    let (root, from, to) = (volume.root.display(), device.name(), medium.name());
+    // The journal is emptied with the orphan in its place, and filled again.
+    shell::script(&format!(
+        "sync; fsfreeze -f {root}; fsfreeze -u {root}
+        touch {root}/new; sync -f {root}/new
+        dd if={from} of={to} bs=1M iflag=direct oflag=direct status=none"
+    ))?;
+    drop(deleted);
+    driver.destroy(0)?;
+    volume.unmount()?;
+
+    let header = shell::run(&format!("dumpe2fs -h {to}"))?;
+    ensure!(header.contains("needs_recovery") && header.contains("rphan"), "nothing to be cleaned up: {header}");
+    let before = content::read(medium.path())?;
+    fs::write("/run/volumes", format!("{to} /none* 0\n"))?;
+    let _ = shell::run("elioctl arm --volumes /run/volumes");
+    ensure_same("the medium after a look", &before, &content::read(medium.path())?)?;
+    ensure!(shell::run(&format!("blockdev --getro {to}"))?.trim() == "0", "{to} stays read-only");
+    fs::write("/run/volumes", format!("{to} /cow* 0\n"))?;
+    shell::run("elioctl arm --volumes /run/volumes")?;
+    driver.expect_state(0, "dormant incremental")?;
+    shell::run(&format!("mount {to} {root}"))?;
+    driver.expect_state(0, "active incremental")?;
+    ensure!(driver.status(0)?.verdict < 2, "the list is lost");
+    driver.destroy(0)?;
+    shell::run(&format!("umount {root}"))?;
+    crate::guest::volume::check(Format::Ext4, medium.path())
 }
 
 /// Missing, foreign, truncated, sparse, superseded, of the other mode; and found when the name is right.
