@@ -44,12 +44,12 @@ fn build_tools() -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .current_dir(clone_root())
-        .args(["build", "--quiet", "--locked", "--bins", "-p", "elioctl", "-p", "update-img"])
+        .args(["build", "--quiet", "--locked", "--release", "--bins", "-p", "elioctl", "-p", "update-img"])
         .status()
         .context("cargo")?;
     ensure!(status.success(), "elioctl and update-img could not be built: {status}");
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| clone_root().join("target"), PathBuf::from);
-    Ok(target.join("debug"))
+    Ok(target.join("release"))
 }
 
 /// For the shell that virtme-ng hands a command to.
