@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -52,6 +53,10 @@ fn build_tools() -> anyhow::Result<PathBuf> {
     Ok(target.join("release"))
 }
 
+/// virtme-ng starts the `virtiofsd` that it finds first. Nothing of the root changes while a machine runs, so the
+/// guest may keep what it has read: otherwise each program it starts is read again from its first byte.
+const VIRTIOFSD: &str = "#!/bin/sh\nexec /usr/libexec/virtiofsd --cache always \"$@\"\n";
+
 /// For the shell that virtme-ng hands a command to.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
@@ -85,6 +90,9 @@ pub fn boot(
         let status = Command::new("cp").arg("-r").arg(path).arg(work.path()).status()?;
         ensure!(status.success(), "{} could not be copied", path.display());
     }
+    let wrapper = work.path().join("virtiofsd");
+    fs::write(&wrapper, VIRTIOFSD)?;
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
     let mut drives = String::new();
     for (number, mib) in machine.disks_mib.iter().enumerate() {
         fs::File::create(work.path().join(format!("disk{number}")))?.set_len(u64::from(*mib) << 20)?;
@@ -99,7 +107,8 @@ pub fn boot(
     let mut child = Command::new(clone_root().join("ci/in-root"))
         .arg("--out")
         .arg(work.path())
-        .args([&root, "vng", "--disable-kvm", "--verbose", "--run"])
+        .args([&root, "/bin/sh", "-c", "PATH=/out:$PATH exec \"$@\"", "sh"])
+        .args(["vng", "--disable-kvm", "--verbose", "--run"])
         .arg(image)
         .args(["--cpus", "2", "--memory", &format!("{}M", machine.memory_mib)])
         // The guest raises it; what the kernel says of the machine while it boots is many seconds of output.
