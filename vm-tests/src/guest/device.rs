@@ -46,6 +46,17 @@ fn virtio(number: u8) -> String {
     format!("/dev/vd{}", char::from(b'a' + number))
 }
 
+/// Has the table of a disk read again, which cannot be while udev looks at a partition.
+fn reread(disk: &str) -> String {
+    format!(
+        "for try in $(seq 50); do
+            ! blockdev --rereadpt {disk} 2>/run/why || break
+            [ $try -lt 50 ] || {{ cat /run/why; exit 1; }}
+            udevadm settle; sleep 0.1
+        done"
+    )
+}
+
 /// Makes a device of null_blk, with more settings.
 fn null_blk(mib: u32, more: &str) -> String {
     format!(
@@ -90,8 +101,8 @@ impl Device {
                 (
                     format!("{disk}2"),
                     disk.clone(),
-                    format!("blockdev --rereadpt {disk}; udevadm settle"),
-                    format!("wipefs -qa {disk}; blockdev --rereadpt {disk}"),
+                    format!("{}; udevadm settle", reread(&disk)),
+                    format!("wipefs -qa {disk}; {}", reread(&disk)),
                 )
             }
             Kind::Linear | Kind::Odd => (
