@@ -87,18 +87,20 @@ static void elio_read_endio(struct bio *bio)
 	bio->bi_bdev = read->device;
 	bio->bi_end_io = read->end_io;
 	bio->bi_private = read->private;
+	/* They were the other device's. */
+	bio_clear_flag(bio, BIO_QOS_THROTTLED);
+	bio_clear_flag(bio, BIO_QOS_MERGED);
 	if (read->again && !elio_read_is_untouched(read, &read->iter)) {
 		bio->bi_iter = read->iter;
 		bio->bi_status = BLK_STS_OK;
 		bio_clear_flag(bio, BIO_REMAPPED);
-		bio_clear_flag(bio, BIO_QOS_THROTTLED);
-		bio_clear_flag(bio, BIO_QOS_MERGED);
 		/* As of a bio that was never split. */
 		atomic_set(&bio->__bi_remaining, 1);
 		elio_worker_post(read->disk->worker, &read->event);
 		return;
 	}
-	bio->bi_end_io(bio);
+	/* Not its end_io itself: see elio_write_endio(). */
+	bio_endio(bio);
 	elio_read_free(read);
 }
 

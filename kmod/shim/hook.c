@@ -147,8 +147,8 @@ static void elio_write_endio(struct bio *bio)
 	elio_write_unwrap(write, bio);
 	elio_write_put(write);
 	elio_write_leave(tracker, lane);
-	if (bio->bi_end_io)
-		bio->bi_end_io(bio);
+	/* Not its end_io itself: that of a chained bio must not be called, only recognised. */
+	bio_endio(bio);
 }
 
 static __always_inline bool elio_concerns(const struct elio_target *target, struct bio *bio)

@@ -4,6 +4,7 @@
  * is checked, because kernels without debugging do not. A signal that was raised stays so until one
  * task has waited for it; raising it again costs next to nothing, because every completion may do it.
  */
+#include <linux/lockdep.h>
 #include <linux/mutex.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
@@ -17,12 +18,17 @@ struct elio_mutex {
 	struct task_struct *holder;
 };
 
-void *elio_mutex_new(void)
+/* To the kernel's lock debugging each rank is a class; as many as kapi::Rank has. */
+static struct lock_class_key elio_ranks[3];
+
+void *elio_mutex_new(u32 rank)
 {
 	struct elio_mutex *lock = kzalloc(sizeof(*lock), GFP_KERNEL);
 
-	if (lock)
+	if (lock) {
 		mutex_init(&lock->mutex);
+		lockdep_set_class(&lock->mutex, &elio_ranks[rank]);
+	}
 	return lock;
 }
 

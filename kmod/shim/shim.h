@@ -109,7 +109,7 @@ void *elio_string_from_user(u64 from, size_t limit, long *error);
 void elio_random(void *to, size_t bytes);
 
 /* lock.c: a mutex, and something to wait for; waiting may sleep. */
-void *elio_mutex_new(void);
+void *elio_mutex_new(u32 rank);
 void elio_mutex_lock(void *mutex);
 bool elio_mutex_try_lock(void *mutex);
 void elio_mutex_unlock(void *mutex);

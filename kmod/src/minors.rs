@@ -8,7 +8,7 @@ use super::files::{self, exclusion};
 use super::kapi::io::Mounted;
 use super::kapi::lock::Guard;
 use super::kapi::user::{random, Text};
-use super::kapi::{module, print, CowFile, Disk, KVec, Lock, Origin, Shared};
+use super::kapi::{module, print, CowFile, Disk, KVec, Lock, Origin, Rank, Shared};
 use super::logic::abi::{Status, PATH_MAX};
 use super::logic::device::{Device, DEFAULT_CACHE_BYTES};
 use super::logic::effect::File;
@@ -162,7 +162,7 @@ impl Driver {
     pub fn new() -> Option<Driver> {
         let mut minors = KVec::with_capacity(module::max_devices() as usize)?;
         while minors.push(None).is_ok() {}
-        Some(Driver { minors: Lock::new(minors)? })
+        Some(Driver { minors: Lock::new(Rank::Driver, minors)? })
     }
 
     /// The minors, by their numbers.

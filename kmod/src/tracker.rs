@@ -18,8 +18,8 @@ use super::kapi::entry::{target_of, worker_of, Published};
 use super::kapi::io::{Blank, Carrier, Op};
 use super::kapi::lock::{wait_for_tests, Guard};
 use super::kapi::{
-    CowFile, Event, KBox, KVec, Kernel, Lock, Origin, Page as Memory, Read, Shared, Signal, Target, Worker, Write,
-    WriteQueue,
+    CowFile, Event, KBox, KVec, Kernel, Lock, Origin, Page as Memory, Rank, Read, Shared, Signal, Target, Worker,
+    Write, WriteQueue,
 };
 use super::logic::device::{Admission, Device};
 use super::logic::effect::{Effect, File, Page, Release, Step};
@@ -191,7 +191,7 @@ impl Running {
                 done: None,
             };
             KBox::new(Tracker {
-                inner: Lock::new(inner)?,
+                inner: Lock::new(Rank::Tracker, inner)?,
                 view: Published::new(Shared::new(View::new(fast.clone(), Exclusion::nothing()))?)?,
                 fast: Published::new(fast)?,
                 readable: AtomicBool::new(false),

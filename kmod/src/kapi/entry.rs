@@ -141,7 +141,7 @@ pub struct Published<T>(AtomicPtr<T>, super::Lock<Shared<T>>);
 impl<T> Published<T> {
     /// Publishes a value; `None` when there is no memory.
     pub fn new(value: Shared<T>) -> Option<Self> {
-        Some(Published(AtomicPtr::new(value.as_ptr()), super::Lock::new(value)?))
+        Some(Published(AtomicPtr::new(value.as_ptr()), super::Lock::new(super::Rank::Published, value)?))
     }
 
     /// The value, for a look: under RCU, and not kept.

@@ -19,7 +19,7 @@ extern "C" {
     pub(super) fn elio_string_from_user(from: u64, limit: usize, error: *mut i64) -> *mut u8;
     pub(super) fn elio_random(to: *mut u8, bytes: usize);
 
-    pub(super) fn elio_mutex_new() -> Opaque;
+    pub(super) fn elio_mutex_new(rank: u32) -> Opaque;
     pub(super) fn elio_mutex_lock(mutex: Opaque);
     pub(super) fn elio_mutex_try_lock(mutex: Opaque) -> bool;
     pub(super) fn elio_mutex_unlock(mutex: Opaque);

@@ -6,6 +6,17 @@
 pub use super::backend::lock::{Guard, Lock};
 use super::ffi::{self, Opaque};
 
+/// What a lock is for. A task that has one may wait for one of a later kind, and no other.
+#[derive(Clone, Copy)]
+pub enum Rank {
+    /// The minors.
+    Driver = 0,
+    /// A device and what is done for it.
+    Tracker = 1,
+    /// A value that is looked at without it.
+    Published = 2,
+}
+
 /// Something to wait for. A raise lets one wait go, and several before that are one.
 pub struct Signal(Opaque);
 

@@ -29,7 +29,7 @@ pub use backend::Module;
 pub use backend::{module, print, user};
 pub use file::CowFile;
 pub use io::{Disk, Origin, Read, Request, Target, Write};
-pub use lock::{Lock, Signal};
+pub use lock::{Lock, Rank, Signal};
 pub use memory::{KBox, KVec, Kernel, Page, Shared};
 pub use work::{Event, Worker, WriteQueue};
 

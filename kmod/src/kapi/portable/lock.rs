@@ -7,6 +7,7 @@ use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 
 use super::super::ffi::{self, Opaque};
+use super::super::Rank;
 
 /// A value under a mutex.
 pub struct Lock<T> {
@@ -24,9 +25,9 @@ pub struct Guard<'a, T>(&'a Lock<T>);
 
 impl<T> Lock<T> {
     /// An unlocked value; `None` when there is no memory.
-    pub fn new(value: T) -> Option<Self> {
+    pub fn new(rank: Rank, value: T) -> Option<Self> {
         // SAFETY: freed by `drop`.
-        let mutex = unsafe { ffi::elio_mutex_new() };
+        let mutex = unsafe { ffi::elio_mutex_new(rank as u32) };
         (!mutex.is_null()).then(|| Lock { mutex, value: UnsafeCell::new(value) })
     }
 
