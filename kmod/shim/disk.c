@@ -99,7 +99,7 @@ static void elio_read_endio(struct bio *bio)
 		elio_worker_post(read->disk->worker, &read->event);
 		return;
 	}
-	/* Not its end_io itself: see elio_write_endio(). */
+	/* Not its end_io itself, which a chained bio has only to be recognised by. */
 	bio_endio(bio);
 	elio_read_free(read);
 }

@@ -56,6 +56,8 @@ static struct kmem_cache *elio_writes;
 static DEFINE_PER_CPU(struct elio_spares, elio_write_spares);
 static DEFINE_PER_CPU(long, elio_hook_inside);
 static unsigned long elio_text_base, elio_text_size;
+/* The end_io of a chained bio, which must not be called: bio_endio() recognises it. */
+static bio_end_io_t *elio_chained_endio;
 
 static void elio_write_endio(struct bio *bio);
 
@@ -147,8 +149,10 @@ static void elio_write_endio(struct bio *bio)
 	elio_write_unwrap(write, bio);
 	elio_write_put(write);
 	elio_write_leave(tracker, lane);
-	/* Not its end_io itself: that of a chained bio must not be called, only recognised. */
-	bio_endio(bio);
+	if (unlikely(bio->bi_end_io == elio_chained_endio))
+		bio_endio(bio);
+	else if (bio->bi_end_io)
+		bio->bi_end_io(bio);
 }
 
 static __always_inline bool elio_concerns(const struct elio_target *target, struct bio *bio)
@@ -315,8 +319,13 @@ static struct ftrace_ops elio_hook_ops = {
 
 int elio_hook_init(void)
 {
+	struct bio part, whole;
 	int error;
 
+	bio_init(&part, NULL, NULL, 0, REQ_OP_WRITE);
+	bio_init(&whole, NULL, NULL, 0, REQ_OP_WRITE);
+	bio_chain(&part, &whole);
+	elio_chained_endio = part.bi_end_io;
 	elio_text_base = (unsigned long)THIS_MODULE->mem[MOD_TEXT].base;
 	elio_text_size = THIS_MODULE->mem[MOD_TEXT].size;
 	elio_writes = KMEM_CACHE(elio_write, 0);
