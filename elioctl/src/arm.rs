@@ -67,7 +67,7 @@ pub fn arm(driver: &Path, volume: &Volume, deadline: Instant) -> Armed {
     done.map_err(|error| error.to_string())?;
     if finding.record.token.accepts(&block0) {
         // The driver looks when it is asked, and if it does not find it now, the mount to come is another try.
-        let _ = look(&node, |_, _| driver.info(volume.minor).is_ok());
+        let _ = look(&node, true, |_, _| driver.info(volume.minor).is_ok());
     }
     Ok(path)
 }
@@ -80,11 +80,12 @@ fn read_block0(node: &Path) -> io::Result<Hashes> {
 
 /// Finds the current file of a volume.
 fn find(volume: &Volume, node: &Path, block0: &Hashes) -> Result<(PathBuf, Finding), String> {
-    look(node, |root, geometry| choose(volume, root, geometry, block0))?
+    look(node, false, |root, geometry| choose(volume, root, geometry, block0))?
 }
 
-/// Looks at a volume in a mount of our own that writes nothing.
-fn look<T>(node: &Path, see: impl FnOnce(&Path, Geometry) -> T) -> Result<T, String> {
+/// Looks at a volume in a mount of our own that writes nothing: nor does ext4 note in its superblock that a file of
+/// which the journal knows more was not whole. `opens`: the driver may write to its file meanwhile.
+fn look<T>(node: &Path, opens: bool, see: impl FnOnce(&Path, Geometry) -> T) -> Result<T, String> {
     let mut device = File::open(node).map_err(|error| error.to_string())?;
     if !device.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device()) {
         return Err("not a block device".into());
@@ -98,11 +99,14 @@ fn look<T>(node: &Path, see: impl FnOnce(&Path, Geometry) -> T) -> Result<T, Str
     let options = std::ffi::CString::new(options).unwrap_or_default();
     let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOSUID;
     let shut = ReadOnly::set(&device).map_err(|error| format!("it cannot be made read-only: {error}"))?;
-    let mounted = mount(node, &place, kind, flags, options.as_c_str());
-    drop(shut);
-    mounted.map_err(|error| format!("it cannot be looked at: {error}"))?;
+    mount(node, &place, kind, flags, options.as_c_str()).map_err(|error| format!("it cannot be looked at: {error}"))?;
+    let mut shut = Some(shut);
+    if opens {
+        shut = None;
+    }
     let seen = see(&place, geometry);
     unmount(&place, UnmountFlags::DETACH).map_err(|error| format!("{}: {error}", place.display()))?;
+    drop(shut);
     Ok(seen)
 }
 

@@ -441,10 +441,10 @@ impl Guest {
             FileSystem::Ext4 => "ro,noload",
             FileSystem::Xfs => "ro,norecovery",
         })?;
-        drop(shut);
         let mut head = [0; ALIGN];
         let result = File::open(cow_file(*older)).and_then(|mut file| file.read_exact(&mut head));
         run("umount", &[MOUNT])?;
+        drop(shut);
         let geometry = Geometry::new(VOLUME).context("geometry")?;
         result.with_context(|| format!("the file of epoch {older}"))?;
         Ok(Some(if examine(&head, geometry, false) == Err(Refusal::Superseded) { *newer } else { *older }))
