@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use model::geometry::Geometry;
-use model::memory::BLOCK_SIZE;
+use model::memory::{Block, BLOCK_SIZE};
 use model::record::Phase;
 use model::recovery::{self, Finding};
 use model::token::{self, Hashes};
@@ -55,8 +55,7 @@ pub fn arm(driver: &Path, volume: &Volume, deadline: Instant) -> Armed {
             _ => Err(format!("minor {} is in use for {known}", volume.minor)),
         };
     }
-    let block0 = read_block0(&node).map_err(|error| format!("{}: {error}", node.display()))?;
-    let (path, finding) = find(volume, &node, &block0).map_err(|why| format!("{}: {why}", node.display()))?;
+    let (path, finding, block0) = find(volume, &node).map_err(|why| format!("{}: {why}", node.display()))?;
     let reload = Reload {
         block_device: volume.node().unwrap_or_else(|| node.clone()),
         cow_file: path.clone(),
@@ -67,59 +66,55 @@ pub fn arm(driver: &Path, volume: &Volume, deadline: Instant) -> Armed {
     done.map_err(|error| error.to_string())?;
     if finding.record.token.accepts(&block0) {
         // The driver looks when it is asked, and if it does not find it now, the mount to come is another try.
-        let _ = look(&node, true, |_, _| driver.info(volume.minor).is_ok());
+        let _ = look(&node, true, |_, _, _| driver.info(volume.minor).is_ok());
     }
     Ok(path)
 }
 
-fn read_block0(node: &Path) -> io::Result<Hashes> {
-    let mut block = [0; BLOCK_SIZE];
-    File::open(node)?.read_exact(&mut block)?;
-    Ok(token::hashes(&block))
-}
-
-/// Finds the current file of a volume.
-fn find(volume: &Volume, node: &Path, block0: &Hashes) -> Result<(PathBuf, Finding), String> {
-    look(node, false, |root, geometry| choose(volume, root, geometry, block0))?
+/// Finds the current file of a volume, whose block 0 it was judged by.
+fn find(volume: &Volume, node: &Path) -> Result<(PathBuf, Finding, Hashes), String> {
+    look(node, false, |root, geometry, block0| {
+        choose(volume, root, geometry, &block0).map(|(path, finding)| (path, finding, block0))
+    })?
 }
 
 /// Looks at a volume in a mount of our own that writes nothing: nor does ext4 note in its superblock that a file of
 /// which the journal knows more was not whole. `opens`: the driver may write to its file meanwhile.
-fn look<T>(node: &Path, opens: bool, see: impl FnOnce(&Path, Geometry) -> T) -> Result<T, String> {
+fn look<T>(node: &Path, opens: bool, see: impl FnOnce(&Path, Geometry, Hashes) -> T) -> Result<T, String> {
     let mut device = File::open(node).map_err(|error| error.to_string())?;
     if !device.metadata().is_ok_and(|metadata| metadata.file_type().is_block_device()) {
         return Err("not a block device".into());
     }
     let bytes = device.seek(SeekFrom::End(0)).map_err(|error| error.to_string())?;
     let geometry = Geometry::new(bytes).ok_or("the device has no size")?;
-    let (kind, options) =
-        file_system(&mut device).map_err(|error| error.to_string())?.ok_or("no ext2, ext3, ext4 or xfs")?;
+    let mut block = [0; BLOCK_SIZE];
+    device.rewind().and_then(|()| device.read_exact(&mut block)).map_err(|error| error.to_string())?;
+    let (kind, options) = file_system(&block).ok_or("no ext2, ext3, ext4 or xfs")?;
     let place = Path::new(RUN).join("peek");
     fs::create_dir_all(&place).map_err(|error| format!("{}: {error}", place.display()))?;
     let options = std::ffi::CString::new(options).unwrap_or_default();
     let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOSUID;
     let shut = ReadOnly::set(&device).map_err(|error| format!("it cannot be made read-only: {error}"))?;
     mount(node, &place, kind, flags, options.as_c_str()).map_err(|error| format!("it cannot be looked at: {error}"))?;
-    let mut shut = Some(shut);
-    if opens {
-        shut = None;
-    }
-    let seen = see(&place, geometry);
+    let shut = if opens {
+        drop(shut);
+        None
+    } else {
+        Some(shut)
+    };
+    let seen = see(&place, geometry, token::hashes(&block));
     unmount(&place, UnmountFlags::DETACH).map_err(|error| format!("{}: {error}", place.display()))?;
     drop(shut);
     Ok(seen)
 }
 
-/// The file system on a device, and how it is mounted without touching its journal.
-fn file_system(device: &mut File) -> io::Result<Option<(&'static str, &'static str)>> {
-    let mut start = [0; 2048];
-    device.seek(SeekFrom::Start(0))?;
-    device.read_exact(&mut start)?;
-    Ok(match (&start[..4], &start[1080..1082]) {
+/// The file system that begins with this block, and how it is mounted without touching its journal.
+fn file_system(block: &Block) -> Option<(&'static str, &'static str)> {
+    match (&block[..4], &block[1080..1082]) {
         (b"XFSB", _) => Some(("xfs", "norecovery,nouuid")),
         (_, [0x53, 0xef]) => Some(("ext4", "noload")),
         _ => None,
-    })
+    }
 }
 
 /// Of the files that may be the one, the one that is tracked into.
@@ -203,7 +198,7 @@ mod tests {
         assert!(why("/.elastio*").starts_with("/.elastio: "), "{}", why("/.elastio*"));
         fs::create_dir(root.path().join("folder")).unwrap();
         assert_eq!(why("/folder"), "/folder: not a regular file");
-        assert_eq!(find(&volume("/x"), Path::new("/dev/null"), &[1; 8]).unwrap_err(), "not a block device");
+        assert_eq!(find(&volume("/x"), Path::new("/dev/null")).unwrap_err(), "not a block device");
     }
 
     #[test]

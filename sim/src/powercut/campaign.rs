@@ -181,7 +181,6 @@ impl Campaign {
         self.maker.clear_image()?;
         let (base, tear) = (self.base(scenario), scenario.tear);
         let drive = Drive::new(VOLUME, move || Medium::load(&base, VOLUME, tear))?;
-        self.maker.watch(&drive);
         let result = self.machines(scenario, &drive);
         self.conclude(scenario, &drive, begun, result)
     }
@@ -207,7 +206,6 @@ impl Campaign {
         let drive = Drive::new(VOLUME, move || Medium::load(&disk, VOLUME, tear))?;
         let events = before_last_machine(kept.history.events);
         drive.look(move |_, history| history.events = events)?;
-        self.maker.watch(&drive);
         let result = self.machines(&kept.scenario, &drive);
         self.conclude(&kept.scenario, &drive, begun, result)
     }
@@ -282,6 +280,7 @@ impl Campaign {
 
     /// Goes on from where the drive's history ends.
     fn machines(&self, scenario: &Scenario, drive: &Drive) -> Result<()> {
+        self.maker.watch(drive);
         let before = drive.look(|_, history| cuts_of(&history.events))?;
         let mut cuts = scenario.cuts.iter().skip(before);
         let mut recovers = before > 0;

@@ -17,13 +17,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure, Context as _, Result};
+use model::memory::BLOCK_SIZE;
 use nbd::{Address, Exports, Server};
 
 use super::plan::{Note, VOLUME};
 use crate::drive::works::{Drive, Moment, Told};
 
-/// Bytes of a block.
-const BLOCK: usize = 4096;
 /// How a machine's folder is called inside the root that QEMU runs in.
 const INSIDE: &str = "/out";
 /// How long a machine may take to boot, and to come to its end.
@@ -44,7 +43,7 @@ fn differences(left: &Path, right: &Path) -> io::Result<Vec<u64>> {
         left.read_exact_at(&mut one, at)?;
         right.read_exact_at(&mut other, at)?;
         if one != other {
-            let blocks = one.chunks(BLOCK).zip(other.chunks(BLOCK)).zip((at..).step_by(BLOCK));
+            let blocks = one.chunks(BLOCK_SIZE).zip(other.chunks(BLOCK_SIZE)).zip((at..).step_by(BLOCK_SIZE));
             differs.extend(blocks.filter(|((one, other), _)| one != other).map(|(_, place)| place));
         }
     }
