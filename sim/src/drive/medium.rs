@@ -56,6 +56,11 @@ impl Medium {
         Ok(medium)
     }
 
+    /// The blocks at the beginning, to a chunk's end, are written whole or not at all from here on.
+    pub fn keep_beginning_whole(&mut self) {
+        self.chunks.iter_mut().take(1).for_each(|chunk| chunk.set_tear(8));
+    }
+
     /// Writes what a read would see into a file, with holes for zeroes.
     pub fn store(&self, path: &Path) -> io::Result<()> {
         let file = File::create(path)?;
@@ -170,6 +175,23 @@ mod tests {
         // Nothing is left to be decided.
         torn.cut(&[], &mut Tape::new(&[1, 1, 1]));
         assert_eq!([4096, border, border + 512].map(|at| content(&torn, at)), [0, 1, 2]);
+    }
+
+    #[test]
+    fn the_beginning_may_be_kept_whole() {
+        let torn = |whole: bool| {
+            let mut medium = Medium::new(1 << 20, 1);
+            if whole {
+                medium.keep_beginning_whole();
+            }
+            for offset in [1024, CHUNK * SECTOR] {
+                medium.write(&medium.pieces(offset, &[1; 1024]), false);
+            }
+            medium.cut(&[], &mut Tape::new(&[1, 0, 1, 0]));
+            [1024, 1536, CHUNK * SECTOR, CHUNK * SECTOR + 512].map(|at| content(&medium, at))
+        };
+        assert_eq!(torn(false), [1, 0, 1, 0]);
+        assert_eq!(torn(true), [1, 1, 0, 1]);
     }
 
     #[test]

@@ -175,12 +175,25 @@ impl Campaign {
         self.maker.folder.join(format!("base-{}", scenario.file_system))
     }
 
+    /// The scenario's drive, with the content of a file.
+    fn drive(scenario: &Scenario, content: PathBuf) -> Result<Drive> {
+        let (file_system, tear) = (scenario.file_system, scenario.tear);
+        let load = move || {
+            let mut medium = Medium::load(&content, VOLUME, tear)?;
+            // Two sectors with one checksum are ext4's superblock: torn, it cannot be mounted, whoever tracks it.
+            if file_system == FileSystem::Ext4 {
+                medium.keep_beginning_whole();
+            }
+            Ok(medium)
+        };
+        Ok(Drive::new(VOLUME, load)?)
+    }
+
     /// Runs a scenario. The error of a failure says what it was and where it is kept.
     pub fn run(&self, scenario: &Scenario) -> Result<Outcome> {
         let begun = Instant::now();
         self.maker.clear_image()?;
-        let (base, tear) = (self.base(scenario), scenario.tear);
-        let drive = Drive::new(VOLUME, move || Medium::load(&base, VOLUME, tear))?;
+        let drive = Self::drive(scenario, self.base(scenario))?;
         let result = self.machines(scenario, &drive);
         self.conclude(scenario, &drive, begun, result)
     }
@@ -202,8 +215,7 @@ impl Campaign {
         let kept: Kept = serde_json::from_str(&text)?;
         println!("kept: {}", kept.error);
         fs::copy(folder.join("image"), self.maker.folder.join(IMAGE))?;
-        let (disk, tear) = (folder.join("disk"), kept.scenario.tear);
-        let drive = Drive::new(VOLUME, move || Medium::load(&disk, VOLUME, tear))?;
+        let drive = Self::drive(&kept.scenario, folder.join("disk"))?;
         let events = before_last_machine(kept.history.events);
         drive.look(move |_, history| history.events = events)?;
         let result = self.machines(&kept.scenario, &drive);

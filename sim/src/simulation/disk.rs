@@ -149,6 +149,11 @@ impl Disk {
         }
     }
 
+    /// Tears between units of so many sectors from here on: 1, or 8.
+    pub fn set_tear(&mut self, tear: u64) {
+        self.tear = tear;
+    }
+
     /// Keeps, from here on, what becomes durable.
     pub fn keep_history(&mut self) {
         self.history.get_or_insert_default();

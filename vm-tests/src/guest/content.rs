@@ -5,6 +5,7 @@
 
 use std::ffi::c_void;
 use std::fs::{File, OpenOptions};
+use std::hash::{DefaultHasher, Hasher as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
@@ -137,16 +138,29 @@ pub fn size(path: &Path) -> anyhow::Result<u64> {
 
 /// All of a device, or of a file.
 pub fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let bytes = size(path)? as usize;
-    let disk = Disk::open(path, false)?;
-    let mut all = vec![0; bytes];
-    let mut buffer = Aligned::zeroed(PIECE);
-    for (offset, piece) in (0u64..).step_by(PIECE).zip(all.chunks_mut(PIECE)) {
-        let part = buffer.bytes().get_mut(..piece.len()).unwrap_or_default();
-        disk.0.read_exact_at(part, offset).with_context(|| format!("{} at {offset}", path.display()))?;
-        piece.copy_from_slice(part);
-    }
+    let mut all = Vec::with_capacity(size(path)? as usize);
+    in_pieces(path, |piece| all.extend_from_slice(piece))?;
     Ok(all)
+}
+
+/// What tells the content of a device from any other that chance makes, where memory is too small for it.
+pub fn fingerprint(path: &Path) -> anyhow::Result<u64> {
+    let mut hasher = DefaultHasher::new();
+    in_pieces(path, |piece| hasher.write(piece))?;
+    Ok(hasher.finish())
+}
+
+fn in_pieces(path: &Path, mut see: impl FnMut(&[u8])) -> anyhow::Result<()> {
+    let bytes = size(path)?;
+    let disk = Disk::open(path, false)?;
+    let mut buffer = Aligned::zeroed(PIECE);
+    for offset in (0..bytes).step_by(PIECE) {
+        let length = PIECE.min((bytes - offset) as usize);
+        let piece = buffer.bytes().get_mut(..length).unwrap_or_default();
+        disk.0.read_exact_at(piece, offset).with_context(|| format!("{} at {offset}", path.display()))?;
+        see(piece);
+    }
+    Ok(())
 }
 
 /// The content's hash.

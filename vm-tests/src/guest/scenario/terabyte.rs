@@ -14,13 +14,13 @@ use crate::guest::driver::Driver;
 use crate::guest::shell;
 use crate::guest::volume::{Format, Volume};
 
-/// On the disk of [`super::HUGE`].
+/// On the last disk of [`super::MACHINE`].
 pub const SCENARIOS: &[Scenario] =
     &[Scenario { limit: Duration::from_secs(900), ..Scenario::new("terabyte", terabyte) }];
 
 /// Written to the disk so far (bytes).
 fn written() -> anyhow::Result<u64> {
-    let stat = fs::read_to_string("/sys/block/vda/stat")?;
+    let stat = fs::read_to_string("/sys/block/vdd/stat")?;
     let sectors: u64 = stat.split_whitespace().nth(6).context("no statistics")?.parse()?;
     Ok(sectors * 512)
 }
@@ -38,7 +38,7 @@ fn not_zero(file: &Path, bytes: u64) -> anyhow::Result<u64> {
 }
 
 fn terabyte() -> anyhow::Result<()> {
-    let device = Device::new(Kind::Virtio, 0, 1 << 20)?;
+    let device = Device::new(Kind::Virtio, 3, 1 << 20)?;
     // Without what the file system zeroes in the background.
     let command = "mkfs.ext4 -q -F -b 4096 -E lazy_itable_init=1,lazy_journal_init=1";
     let volume = Volume::make_with(&device, Format::Ext4, 0, command)?;
