@@ -10,6 +10,7 @@
  */
 #include <linux/blkdev.h>
 #include <linux/falloc.h>
+#include <linux/fileattr.h>
 #include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <linux/fsnotify_backend.h>
@@ -208,17 +209,30 @@ static int elio_cow_set_size(struct dentry *dentry, u64 bytes)
 	return error;
 }
 
-static int elio_cow_check(const struct inode *inode, struct elio_device *device)
+/* The data of a realtime file of XFS is on a device of its own, whatever that of the file system is. */
+static bool elio_cow_is_realtime(struct dentry *dentry)
 {
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 17, 0)
+	struct file_kattr attributes = {};
+#else
+	struct fileattr attributes = {};
+#endif
+
+	return !vfs_fileattr_get(dentry, &attributes) && (attributes.fsx_xflags & FS_XFLAG_REALTIME);
+}
+
+static int elio_cow_check(struct dentry *dentry, struct elio_device *device)
+{
+	const struct inode *inode = d_inode(dentry);
 	const struct super_block *sb = inode->i_sb;
 
 	if (S_ISDIR(inode->i_mode))
 		return -EISDIR;
-	if (!S_ISREG(inode->i_mode) || sb->s_bdev != elio_device_bdev(device))
+	if (!S_ISREG(inode->i_mode) || sb->s_bdev != elio_device_bdev(device) || elio_cow_is_realtime(dentry))
 		return -EINVAL;
 	if (sb->s_magic != EXT4_SUPER_MAGIC && sb->s_magic != ELIO_XFS_MAGIC)
 		return -EOPNOTSUPP;
-	if (!inode->i_op->fiemap || IS_DAX(inode))
+	if (!inode->i_op->fiemap)
 		return -EOPNOTSUPP;
 	if (IS_SWAPFILE(inode) || IS_IMMUTABLE(inode))
 		return -ETXTBSY;
@@ -333,7 +347,7 @@ struct elio_cow *elio_cow_create(const char *path, struct elio_device *device, u
 		*error = PTR_ERR(file);
 		return NULL;
 	}
-	*error = elio_cow_check(file_inode(file), device);
+	*error = elio_cow_check(file_dentry(file), device);
 	if (*error) {
 		if (file->f_mode & FMODE_CREATED)
 			elio_cow_unlink(file_dentry(file));
@@ -402,7 +416,7 @@ static struct dentry *elio_cow_dentry(struct elio_cow *cow, struct inode *inode)
 static int elio_cow_adopt(struct elio_cow *cow, struct dentry *dentry, struct elio_device *device)
 {
 	struct inode *inode = d_inode(dentry);
-	int error = elio_cow_check(inode, device);
+	int error = elio_cow_check(dentry, device);
 
 	if (error)
 		return error;

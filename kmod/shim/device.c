@@ -122,7 +122,8 @@ int elio_device_refusal(struct elio_device *device)
 {
 	struct block_device *bdev = device->bdev;
 
-	if (bdev_is_zoned(bdev))
+	/* A store to memory that is mapped from the device itself is no bio. */
+	if (bdev_is_zoned(bdev) || blk_queue_dax(bdev_get_queue(bdev)))
 		return -EOPNOTSUPP;
 	if (bdev_read_only(bdev))
 		return -EROFS;

@@ -105,7 +105,7 @@ pub struct Facts<'a> {
     pub block_device: &'a [u8],
 }
 
-/// Whether a device is of a kind that can be tracked: neither zoned nor read-only.
+/// Whether a device is of a kind that can be tracked: neither zoned, nor with DAX, nor read-only.
 pub fn check_kind(origin: &Origin) -> Result<(), Errno> {
     origin.check().map_err(|errno| {
         print::refusal("a device of number % cannot be tracked", origin.id(), errno.text(), errno);

@@ -25,6 +25,8 @@ pub struct Machine {
     pub memory_mib: u32,
     /// Sizes of its disks (MiB): virtio-blk with discard and write-zeroes, empty, `/dev/vda` and on.
     pub disks_mib: &'static [u32],
+    /// Of its memory, how much is persistent, with DAX (MiB); it begins at 1 GiB.
+    pub persistent_mib: u32,
     /// How long it may run.
     pub limit: Duration,
 }
@@ -101,6 +103,7 @@ pub fn boot(
              -device virtio-blk-pci,drive=disk{number},discard=on,write-zeroes=on"
         );
     }
+    let persistent = (machine.persistent_mib > 0).then(|| format!("memmap={}M!1G", machine.persistent_mib));
     let guest = guest.file_name().context("the guest's program has a name")?.to_string_lossy();
     let words: Vec<String> = arguments.iter().map(|word| quoted(word)).collect();
     let began = Instant::now();
@@ -113,6 +116,7 @@ pub fn boot(
         .args(["--cpus", "2", "--memory", &format!("{}M", machine.memory_mib)])
         // The guest raises it; what the kernel says of the machine while it boots is many seconds of output.
         .args(["--append", "loglevel=4", "--append", "printk.devkmsg=on"])
+        .args(persistent.iter().flat_map(|option| ["--append", option]))
         .arg(format!("--qemu-opts={drives}"))
         .args(["--exec", &format!("/out/{guest} {}", words.join(" "))])
         .stdin(Stdio::null())

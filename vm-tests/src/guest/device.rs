@@ -29,6 +29,8 @@ pub enum Kind {
     Zoned,
     /// brd, which has no request queue.
     Brd,
+    /// Persistent memory, as large as the machine has it.
+    Persistent,
 }
 
 /// A device of a scenario; removed when it is dropped.
@@ -143,6 +145,12 @@ impl Device {
                 "/dev/ram0".into(),
                 format!("modprobe brd rd_nr=1 rd_size={}", mib * 1024),
                 "rmmod brd".into(),
+            ),
+            Kind::Persistent => (
+                "/dev/pmem0".into(),
+                "/dev/pmem0".into(),
+                "modprobe -a nd_e820 nd_pmem; udevadm settle".into(),
+                String::new(),
             ),
         };
         shell::script(&make).with_context(|| format!("a {kind:?}"))?;

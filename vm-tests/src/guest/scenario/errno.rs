@@ -12,7 +12,7 @@ use crate::guest::content::{self, Disk};
 use crate::guest::device::{Device, Kind};
 use crate::guest::driver::{snapshot, Command, Driver, Outcome};
 use crate::guest::volume::{Format, Volume};
-use crate::guest::{log, shell};
+use crate::guest::{leak, log, shell};
 
 /// What commands are refused with, and a file that is full.
 pub const SCENARIOS: &[Scenario] = &[
@@ -21,6 +21,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { parameters: "max_snap_devices=1", ..Scenario::new("errno-no-free-minor", no_free_minor) },
     Scenario::new("refused-file", file),
     Scenario::new("refused-device", device),
+    Scenario { loads: false, ..Scenario::new("refused-module", module) },
     Scenario::new("file-full", full),
 ];
 
@@ -220,6 +221,16 @@ fn file() -> anyhow::Result<()> {
     shell::run(&format!("truncate -s 16M {}", at("sparse").display()))?;
     driver.setup(device.path(), &at("sparse"), 8, 0)?;
     driver.destroy(0)?;
+    // The device of realtime files is another one.
+    let (device, realtime) = (Device::new(Kind::Virtio, 0, 320)?, Device::new(Kind::Virtio, 2, 128)?);
+    let volume = Volume::make(&device, Format::Xfs, 0)?;
+    volume.unmount()?;
+    shell::run(&format!("mkfs.xfs -q -f -r rtdev={} {}", realtime.name(), device.name()))?;
+    volume.mount(&format!("-o rtdev={}", realtime.name()))?;
+    shell::script(&format!("xfs_io -c 'chattr +t' {}", volume.root.display()))?;
+    let cow = volume.path("cow");
+    ledger.expect_said("realtime", || driver.try_setup(device.path(), &cow, 8, 0), Errno::EINVAL)?;
+    ensure!(!cow.exists(), "a realtime file was left behind");
     ledger.end()
 }
 
@@ -250,7 +261,41 @@ fn device() -> anyhow::Result<()> {
     ledger.expect_said("zoned", || driver.try_setup(device.path(), &volume.path("cow"), 8, 0), unsupported)?;
     drop(volume);
     drop(device);
+    let device = Device::new(Kind::Persistent, 0, 0)?;
+    let volume = Volume::make(&device, Format::Ext4, 0)?;
+    ledger.expect_said("DAX", || driver.try_setup(device.path(), &volume.path("cow"), 8, 0), unsupported)?;
+    drop(volume);
     ledger.end()
+}
+
+/// Where no writes can be seen the module does not load and says why; while it is loaded, they go on being seen.
+fn module() -> anyhow::Result<()> {
+    const SWITCH: &str = "/proc/sys/kernel/ftrace_enabled";
+    let refused = |what: &str, file: &str| {
+        let mut mark = log::Mark::now()?;
+        let error = shell::run(&format!("insmod {file}")).err().map(|error| format!("{error:#}")).unwrap_or_default();
+        let said = mark.driver_lines();
+        ensure!(error.contains("Device or resource busy"), "{what}: {error}");
+        ensure!(said.len() == 1 && said.iter().all(|line| line.contains("cannot be redirected")), "{what}: {said:?}");
+        Ok(())
+    };
+    fs::write(SWITCH, "0")?;
+    let result = refused("ftrace is off", "/out/elastio-snap.ko");
+    fs::write(SWITCH, "1")?;
+    result?;
+    leak::load("")?;
+    ensure!(fs::write(SWITCH, "0").is_err(), "ftrace can be switched off");
+    // Somebody else who redirects the same function is the module itself, under another name.
+    let name = b"elastio_snap\0";
+    let mut other = fs::read("/out/elastio-snap.ko")?;
+    let places = other.windows(name.len()).enumerate().filter(|(_, bytes)| bytes == name).map(|(place, _)| place);
+    for place in places.collect::<Vec<_>>() {
+        other[place] = b'E';
+    }
+    fs::write("/run/other.ko", other)?;
+    let result = refused("somebody redirects it", "/run/other.ko");
+    fs::remove_file("/run/other.ko")?;
+    result
 }
 
 /// The snapshot fails, the origin's writes do not, and the list goes on.

@@ -63,10 +63,15 @@ impl Group {
 }
 
 /// What most groups run in; the last disk takes no room until it is written to.
-pub const MACHINE: Machine =
-    Machine { memory_mib: 2048, disks_mib: &[320, 128, 128, 1 << 20], limit: Duration::from_secs(1500) };
+pub const MACHINE: Machine = Machine {
+    memory_mib: 2048,
+    disks_mib: &[320, 128, 128, 1 << 20],
+    persistent_mib: 64,
+    limit: Duration::from_secs(1500),
+};
 
-const SMALL: Machine = Machine { memory_mib: 256, disks_mib: &[1024], limit: Duration::from_secs(1500) };
+const SMALL: Machine =
+    Machine { memory_mib: 256, disks_mib: &[1024], persistent_mib: 0, limit: Duration::from_secs(1500) };
 
 /// Every group, each a boot.
 pub const GROUPS: &[Group] = &[
