@@ -301,6 +301,30 @@ fn a_full_file_ends_the_snapshot_only() {
     assert_eq!((machine.device().error(), machine.device().verdict()), (None, Verdict::Exact));
 }
 
+/// The room for old data is left only when it is durable that its blocks are in the list, be it because every
+/// block is: whoever writes there next is not held any more.
+#[test]
+fn room_is_not_left_before_a_loss_is_recorded() {
+    let mut machine = Machine::new(Room { own: true, data: 60, ..ROOM });
+    machine.give(Command::Drop).unwrap();
+    while machine.poll() {}
+    write(&mut machine, 100, 1);
+    while machine.poll() {}
+    // The record that announces the header; then the header is on its way, and the mark fails.
+    machine.complete(0, true);
+    while machine.poll() {}
+    machine.complete(0, false);
+    assert_eq!(machine.device().verdict(), Verdict::Lost(Reason::MarkFailed));
+    machine.complete(0, true);
+    while machine.poll() {}
+    for block in 185..245 {
+        write(&mut machine, block, 1);
+    }
+    machine.run_out();
+    assert_eq!(machine.result, Some(Ok(())));
+    assert!((185..245).all(|block| machine.epoch().fast.contains(block)));
+}
+
 /// Under a snapshot a discard is completed and changes nothing; without one it is a change.
 #[test]
 fn a_discard_is_a_hint_under_a_snapshot_only() {

@@ -592,14 +592,17 @@ impl<M: Memory> Device<M> {
 
     /// Marks the blocks of old data from `block` on as changed, because the next snapshot shows what is
     /// in them. Returns where it has to wait for a mark, which is a step further than where it began if
-    /// it asked for that mark just now; `None` when they are no longer excluded.
+    /// it asked for that mark just now, or for the record of a loss; `None` when they are no longer excluded.
     fn leave_data(&mut self, mut block: u64) -> Option<u64> {
         let lost = self.lost.is_some();
         let epoch = self.current.as_mut()?;
         while let Some(extent) = epoch.exclusion.data_from(block) {
             block = extent.first;
             for (zone, mask) in ZoneMasks::new(extent) {
-                if !lost && epoch.tracking.touch(zone / REGION_ZONES) != Touch::Go {
+                // With their bits, writes to them are let go unseen: the medium has to know, as in `admit_zone`.
+                let known =
+                    if lost { epoch.commit.is_quiet() } else { epoch.tracking.touch(zone / REGION_ZONES) == Touch::Go };
+                if !known {
                     return Some(block);
                 }
                 self.changed = self.changed.saturating_add(self.fast.set(zone, mask).into());
