@@ -72,15 +72,17 @@ struct Room {
     file: u64,
     pages: usize,
     index: u32,
+    /// Chains of either table.
+    chains: usize,
 }
 
 impl World {
     fn new(room: Room) -> World {
         let pool = Slab::new(Bounded::with_capacity(room.copies));
         let end = DATA + room.file;
-        let copies = Copies::new(pool, Bounded::filled(NONE, 4), room.blocks, DATA, end);
+        let copies = Copies::new(pool, Bounded::filled(NONE, room.chains), room.blocks, DATA, end);
         let pool = Slab::new(Bounded::with_capacity(room.pages));
-        let index = Index::new(pool, Bounded::filled(NONE, 2), Bounded::filled(0, 1), room.index);
+        let index = Index::new(pool, Bounded::filled(NONE, room.chains), Bounded::filled(0, 1), room.index);
         let tables = (copies.memory_bytes(), index.memory_bytes());
         World {
             copies,
@@ -371,12 +373,13 @@ fn deed(faults: u32, disowns: u32) -> impl Strategy<Value = Deed> {
 fn room() -> impl Strategy<Value = Room> {
     let file = prop_oneof![3 => Just(ZONES * ZONE_BLOCKS), 1 => 0u64..400];
     let (copies, blocks) = (prop_oneof![32usize..36, Just(2000)], prop_oneof![1u64..200, Just(5000)]);
-    (copies, blocks, file, 1usize..5, 0u32..4).prop_map(|(copies, blocks, file, pages, index)| Room {
+    (copies, blocks, file, 1usize..5, 0u32..4, 0u32..3).prop_map(|(copies, blocks, file, pages, index, chains)| Room {
         copies,
         blocks,
         file,
         pages,
         index: index.max(1),
+        chains: 1 << chains,
     })
 }
 
@@ -460,4 +463,144 @@ fn a_copy_is_kept_for_the_next_writer() {
     assert_eq!(copies.cover(0, 1), Cover::Complete);
     copies.bits_set(0, 1);
     assert_eq!((copies.poll(), copies.started()), (Some(copies::Task::Drop(at)), 1));
+}
+
+/// Takes the old data of some blocks of a zone to where its mapping is due.
+fn stored(copies: &mut Copies<Heap>, zone: u64, mask: u64) -> u32 {
+    let Cover::Wait(at) = copies.cover(zone, mask) else { panic!("nothing was copied yet") };
+    assert!(matches!(copies.poll(), Some(copies::Task::Read(..))));
+    copies.read_ended(at, Ok(()));
+    assert!(matches!(copies.poll(), Some(copies::Task::Store(..))));
+    assert!(copies.store_ended(at, Ok(())));
+    at
+}
+
+/// Whoever goes away lets go of what was kept for him alone: neither of the next zone's nor of other blocks'.
+#[test]
+fn what_others_need_is_not_let_go() {
+    let mut copies =
+        Copies::new(Slab::new(Bounded::with_capacity(40)), Bounded::filled(NONE, 1), 100, DATA, DATA + 100);
+    let kept = [(0, 1), (0, 1 << 10), (1, 1)].map(|(zone, mask)| {
+        let at = stored(&mut copies, zone, mask);
+        copies.finish(at);
+        at
+    });
+    copies.disown(Extent { first: 0, count: 1 });
+    assert_eq!((copies.poll(), copies.poll()), (Some(copies::Task::Drop(kept[0])), None));
+    assert_eq!(copies.cover(0, 1 << 10), Cover::Complete);
+    assert_eq!(copies.cover(1, 1), Cover::Complete);
+}
+
+/// Only for a copy that is being read there is something to wait for.
+#[test]
+fn nobody_waits_for_what_is_over() {
+    let mut copies = room_for(40);
+    let Cover::Wait(at) = copies.cover(0, 1) else { panic!("nothing was copied yet") };
+    assert!(copies.waiters(at).is_some());
+    assert!(matches!(copies.poll(), Some(copies::Task::Read(..))));
+    copies.read_ended(at, Ok(()));
+    assert!(copies.waiters(at).is_none(), "it is in memory");
+    let Cover::Wait(at) = copies.cover(0, 2) else { panic!("nothing was copied yet") };
+    assert!(matches!(copies.poll(), Some(copies::Task::Read(..))));
+    copies.fail(Errno::EIO);
+    assert!(copies.waiters(at).is_none(), "the snapshot is gone");
+}
+
+/// Once the snapshot is gone nothing more is stored or mapped.
+#[test]
+fn what_was_given_up_is_dropped_when_it_ends() {
+    let mut copies = room_for(40);
+    let Cover::Wait(read) = copies.cover(0, 1) else { panic!("nothing was copied yet") };
+    assert!(matches!(copies.poll(), Some(copies::Task::Read(..))));
+    let Cover::Wait(store) = copies.cover(0, 2) else { panic!("nothing was copied yet") };
+    assert!(matches!(copies.poll(), Some(copies::Task::Read(..))));
+    copies.read_ended(store, Ok(()));
+    assert!(matches!(copies.poll(), Some(copies::Task::Store(..))));
+    copies.fail(Errno::EFBIG);
+    assert_eq!(copies.poll(), None, "both are on their way");
+    copies.read_ended(read, Ok(()));
+    assert_eq!((copies.poll(), copies.poll()), (Some(copies::Task::Drop(read)), None));
+    assert!(!copies.store_ended(store, Ok(())), "a mapping is due");
+    assert_eq!((copies.poll(), copies.is_quiet()), (Some(copies::Task::Drop(store)), true));
+}
+
+/// An index with so many pages at most, of which `pages` are dirty and in memory.
+fn index_with(copies: &mut Copies<Heap>, limit: u32, pages: u64) -> Index<Heap> {
+    let pool = Slab::new(Bounded::with_capacity(8));
+    let mut index = Index::new(pool, Bounded::filled(NONE, 2), Bounded::filled(0, 1), limit);
+    for number in 0..pages {
+        map(copies, &mut index, number);
+        assert_eq!(index.poll(&mut heap::page()), Some(index::Task::Provide));
+        index.provided(copies, Some(heap::page()));
+    }
+    index
+}
+
+/// The first block of an index page is copied, and its mapping put in.
+fn map(copies: &mut Copies<Heap>, index: &mut Index<Heap>, number: u64) -> u32 {
+    let at = stored(copies, number * PAGE_ENTRIES / ZONE_BLOCKS, 1);
+    index.map(copies, at);
+    at
+}
+
+fn pages_of(index: &Index<Heap>) -> u64 {
+    let bare = index_with(&mut room_for(40), 1, 0);
+    (index.memory_bytes() - bare.memory_bytes()) >> 12
+}
+
+/// What was never put in takes no memory to be looked for, and nobody waits for it.
+#[test]
+fn what_has_no_page_is_absent_at_once() {
+    let mut index = index_with(&mut room_for(40), 2, 0);
+    assert_eq!(index.look_up(7), Lookup::Absent);
+    assert!(!index.take_wake(), "nobody was told to wait");
+    assert_eq!((index.poll(&mut heap::page()), pages_of(&index)), (None, 0));
+    index.note_on_file(0);
+    assert_eq!(index.look_up(7), Lookup::Wait);
+    assert!(index.take_wake() && !index.take_wake(), "who waits is woken once");
+}
+
+/// Pages stay in memory, and are not written, until somebody needs their room.
+#[test]
+fn a_page_is_written_when_another_needs_its_room() {
+    let mut copies = room_for(40);
+    let mut index = index_with(&mut copies, 1, 1);
+    assert_eq!((index.poll(&mut heap::page()), pages_of(&index)), (None, 1), "full, and nobody waits");
+    map(&mut copies, &mut index, 1);
+    assert_eq!(index.poll(&mut heap::page()), Some(index::Task::Store(0)));
+    // With more room it is enough to ask for memory.
+    let mut copies = room_for(40);
+    let mut index = index_with(&mut copies, 1, 1);
+    index.set_limit(2);
+    map(&mut copies, &mut index, 1);
+    assert_eq!(index.poll(&mut heap::page()), Some(index::Task::Provide));
+    assert_eq!(index.poll(&mut heap::page()), None, "waits for memory, not for a page to go");
+}
+
+/// Without memory for another page one gets by with those there are; without any the snapshot is gone.
+#[test]
+fn memory_that_is_refused_costs_the_snapshot_only_if_there_is_none() {
+    for pages in [0, 1] {
+        let mut copies = room_for(40);
+        let mut index = index_with(&mut copies, 4, pages);
+        map(&mut copies, &mut index, pages);
+        assert_eq!(index.poll(&mut heap::page()), Some(index::Task::Provide));
+        index.provided(&mut copies, None);
+        assert_eq!(copies.failed(), (pages == 0).then_some(Errno::ENOMEM));
+    }
+}
+
+/// Copies whose mapping waits for a page are let go with the snapshot, not when the page is there.
+#[test]
+fn a_snapshot_that_is_gone_waits_for_no_page() {
+    let mut copies = room_for(40);
+    let mut index = index_with(&mut copies, 2, 0);
+    index.note_on_file(0);
+    let at = map(&mut copies, &mut index, 0);
+    assert_eq!(index.poll(&mut heap::page()), Some(index::Task::Provide));
+    index.provided(&mut copies, Some(heap::page()));
+    assert_eq!(index.poll(&mut heap::page()), Some(index::Task::Load(0)));
+    copies.fail(Errno::EIO);
+    index.abandon(&mut copies);
+    assert_eq!((copies.poll(), copies.is_quiet()), (Some(copies::Task::Drop(at)), true));
 }

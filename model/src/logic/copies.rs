@@ -467,8 +467,7 @@ impl<M: Memory> Copies<M> {
     pub fn abandon(&mut self) {
         self.reads = Queue::new();
         self.stores = Queue::new();
-        let mut at = 0;
-        while (at as usize) < self.pool.places() {
+        for at in 0..self.pool.places() as u32 {
             if let Some(copy) = self.pool.get_mut(at) {
                 copy.dead = true;
                 // Those whose mapping is due stand in a queue of the index, which finishes them.
@@ -476,19 +475,16 @@ impl<M: Memory> Copies<M> {
                     self.finish(at);
                 }
             }
-            at = at.saturating_add(1);
         }
     }
 
     /// The held writes of every copy, when none of them needs to wait any longer.
     pub fn take_waiters<T: Clone + Linked>(&mut self, holds: &mut Slab<M, T>) -> Queue {
         let mut all = Queue::new();
-        let mut at = 0;
-        while (at as usize) < self.pool.places() {
+        for at in 0..self.pool.places() as u32 {
             if let Some(copy) = self.pool.get_mut(at) {
                 all.append(holds, &mut copy.waiters);
             }
-            at = at.saturating_add(1);
         }
         all
     }

@@ -416,14 +416,12 @@ impl<M: Memory> Index<M> {
         while let Some(at) = self.stalled.pop(copies.pool_mut()) {
             copies.finish(at);
         }
-        let mut at = 0;
-        while (at as usize) < self.pool.places() {
+        for at in 0..self.pool.places() as u32 {
             if let Some(page) = self.pool.get_mut(at) {
                 while let Some(copy) = page.copies.pop(copies.pool_mut()) {
                     copies.finish(copy);
                 }
             }
-            at = at.saturating_add(1);
         }
     }
 

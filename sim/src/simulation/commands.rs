@@ -245,7 +245,7 @@ fn run_explore(arguments: &Explore) -> ExitCode {
             *budget(&mut scenario.faults) = u32::from(arguments.faults.contains(&name));
         }
         let shard = arguments.shard;
-        report.add(explore::explore_parallel(&scenario, shard.index, shard.count, arguments.threads, time));
+        report.add(explore::explore(&scenario, shard.index, shard.count, arguments.threads, time));
     }
     let seconds = begun.elapsed().as_secs_f64();
     let rate = |count: u64| (count as f64 / seconds) as u64;

@@ -38,6 +38,11 @@ impl Op {
     /// All of them.
     pub const ALL: [Op; 9] =
         [Op::Write, Op::Fua, Op::Nowait, Op::Zeroes, Op::Discard, Op::Secure, Op::Disk, Op::Pair, Op::Flush];
+
+    /// Whether it leaves zeroes, where it does anything.
+    pub fn zeroes(self) -> bool {
+        matches!(self, Op::Zeroes | Op::Discard | Op::Secure)
+    }
 }
 
 /// A command to the driver.

@@ -48,6 +48,8 @@ pub type Survivors = Vec<(u64, Sector)>;
 #[derive(Clone, Debug, Hash)]
 struct Bio {
     id: u64,
+    /// What it makes of block 0: the content of that number.
+    number: u64,
     op: Op,
     extent: Extent,
     /// Whoever wrote it was promised that it is durable when it ends.
@@ -216,6 +218,8 @@ pub struct World {
     /// Nothing more is begun.
     resting: bool,
     next_bio: u64,
+    /// The number of the next content of block 0 in a run that looks at no other data.
+    next_content: u64,
     /// Weights under a seed.
     pub weights: Weights,
     /// What is wrong, once something is.
@@ -246,16 +250,23 @@ impl Clone for World {
     }
 }
 
+/// But for how many writes are left: with more of them all can happen that can with fewer.
 impl Hash for World {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.disk.hash(state);
         self.origin.hash(state);
         self.hash_rest(state);
+        self.hash_left(state);
     }
 }
 
 impl World {
-    /// Everything but the disk and the origin.
+    /// What can still be begun, but for the writes.
+    fn hash_left<H: Hasher>(&self, state: &mut H) {
+        (self.reads, self.commands, self.untracked, self.next_bio, self.next_content).hash(state);
+    }
+
+    /// Everything else but the disk and the origin.
     fn hash_rest<H: Hasher>(&self, state: &mut H) {
         self.gone.hash(state);
         if let Some(machine) = &self.device {
@@ -268,15 +279,20 @@ impl World {
             // What it will make durable, not when it was submitted.
             Io::Flush { role, mark, .. } => fast_hash(&(role, self.disk.covered(*mark))),
             Io::OriginFlush { mark, .. } => fast_hash(&self.disk.covered(*mark)),
+            // Which of the writers it was nobody asks any more.
+            Io::Bio { bio, payload } => fast_hash(&(bio.op, bio.extent, bio.promised, payload)),
             io => fast_hash(io),
         };
         let sum = self.pending.iter().fold(0u64, |sum, io| sum.wrapping_add(hash(io)));
         state.write_u64(sum);
-        (&self.waiting, &self.readers, self.command, self.closing, self.resting).hash(state);
-        (self.writes, self.reads, self.commands, self.crashes, self.untracked, self.faults).hash(state);
+        // In any order as well: whoever is let go is named.
+        let sum = self.waiting.iter().fold(0u64, |sum, bio| sum.wrapping_add(fast_hash(bio)));
+        state.write_u64(sum);
+        (&self.readers, self.command, self.closing, self.resting).hash(state);
+        (self.crashes, self.faults).hash(state);
         let sum = self.memory.iter().fold(0u64, |sum, copy| sum.wrapping_add(fast_hash(copy)));
         state.write_u64(sum);
-        (self.next_bio, self.more_to_poll).hash(state);
+        self.more_to_poll.hash(state);
     }
 }
 
@@ -348,6 +364,7 @@ impl World {
             faults: super::scenario::Faults::default(),
             resting: false,
             next_bio: 1,
+            next_content: 1,
             weights: Weights::default(),
             violation: None,
             trace: None,
@@ -400,6 +417,7 @@ impl World {
             faults: self.faults,
             resting: self.resting,
             next_bio: self.next_bio,
+            next_content: self.next_content,
             weights: self.weights,
             violation: self.violation.clone(),
             trace: self.trace.clone(),
@@ -652,6 +670,7 @@ impl World {
             self.device_do(|device| device.write(u64::MAX, write));
             self.waiting.push(Bio {
                 id: u64::MAX,
+                number: 1,
                 op: Op::Nowait,
                 extent: Extent { first: 5, count: 0 },
                 promised: false,
@@ -755,11 +774,33 @@ impl World {
         let block = self.scenario.blocks[choice.below(self.scenario.blocks.len() as u32) as usize];
         let count = if op == Op::Pair && block + 1 < self.geometry.blocks() { 2 } else { 1 };
         let promised = op == Op::Fua && self.scenario.tear_data;
-        let bio = Bio { id: self.next_bio, op, extent: Extent { first: block, count }, promised, full: false };
-        self.next_bio += 1;
+        let extent = Extent { first: block, count };
+        let (id, number) = self.name(op, extent);
+        let bio = Bio { id, number, op, extent, promised, full: false };
         self.writes -= 1;
         note!(self, "write {}: {op:?} of block {block}{}", bio.id, if count == 2 { " and the next" } else { "" });
         self.admit(bio);
+    }
+
+    /// The number of a write, and that of the content it makes. Where no data is looked at, writers that are
+    /// alike have no names: the first number that is free, and contents counted where they are told apart.
+    fn name(&mut self, op: Op, extent: Extent) -> (u64, u64) {
+        if !self.is_blind() {
+            self.next_bio += 1;
+            return (self.next_bio - 1, self.next_bio - 1);
+        }
+        let free = |id: &u64| self.waiting.iter().all(|bio| bio.id != *id);
+        let id = (1..).find(free).unwrap_or(u64::MAX);
+        let makes_one = extent.first == 0 && !op.zeroes();
+        self.next_content += u64::from(makes_one);
+        (id, if makes_one { self.next_content - 1 } else { 1 })
+    }
+
+    /// Whether no check and no part of the model looks at other data than block 0's, and none of it can go
+    /// wrong: then which other write is where on its way decides nothing.
+    fn is_blind(&self) -> bool {
+        let scenario = &self.scenario;
+        !scenario.tear_data && scenario.reads == 0 && scenario.faults == super::scenario::Faults::default()
     }
 
     fn admit(&mut self, bio: Bio) {
@@ -779,7 +820,7 @@ impl World {
         }
         let tail = self.geometry.device_bytes() >> BLOCK_SHIFT;
         let unseen = unseen || (self.has(Bug::TailForgotten) && seen.first == tail);
-        let write = self.describe_write(bio.op, seen, bio.id);
+        let write = self.describe_write(bio.op, seen, bio.number);
         let keeps_fua = self.scenario.tear_data && !self.has(Bug::HeldFuaDropped);
         let Some(machine) = &mut self.device else { return self.submit(bio) };
         if unseen || machine.0.fast().passes(seen) {
@@ -831,13 +872,18 @@ impl World {
                 self.files[current].block0_written(unverified);
             }
         }
-        let zero = matches!(bio.op, Op::Zeroes | Op::Discard | Op::Secure);
+        // Nothing that can happen meanwhile depends on it, but that it ends.
+        if self.is_blind() && bio.extent.first != 0 {
+            self.operations += 1;
+            return;
+        }
+        let zero = bio.op.zeroes();
         let mut sectors = Vec::new();
         for block in bio.extent.first..bio.extent.end() {
             let base = self.sector(0, block);
             // Where nobody reads, no check and no part of the model looks at other contents than block 0's.
             let looked_at = block == 0 || self.scenario.tear_data || self.scenario.reads > 0;
-            let number = if looked_at { bio.id } else { 1 };
+            let number = if looked_at { bio.number } else { 1 };
             let new = if zero { vec![Sector::ZERO; sectors_of(block) as usize].into() } else { content(number, block) };
             sectors.extend(new.iter().enumerate().map(|(at, sector)| (base + at as u64, sector.clone())));
         }
@@ -1073,6 +1119,10 @@ impl World {
         let mut hasher = super::hash::FastHasher::default();
         self.disk.hash_rest(&mut hasher);
         self.hash_rest(&mut hasher);
+        // After the last power cut nothing is begun.
+        if self.crashes > 0 {
+            self.hash_left(&mut hasher);
+        }
         (hasher.finish(), self.disk.fingerprint())
     }
 
@@ -1465,7 +1515,9 @@ impl World {
                 self.device_do(|device| device.origin_read(copy, Ok(())));
             }
             Io::StoreCopy { copy, payload } => {
-                self.disk.write(&payload, false);
+                if !self.is_blind() {
+                    self.disk.write(&payload, false);
+                }
                 self.device_do(|device| device.copy_stored(copy, Ok(())));
             }
             Io::Page { role, page, payload, durable } => {
@@ -1616,6 +1668,22 @@ impl World {
     /// What the device says of its list, once it is known.
     pub fn verdict(&self) -> Option<Verdict> {
         self.device.as_ref().filter(|machine| !machine.0.state().unverified).map(|machine| machine.0.verdict())
+    }
+
+    /// What a recovery came to, told by a hash: the state, the list and how far it can be trusted, and what
+    /// the reference knows of it. The names of contents are no part of it.
+    pub fn outcome(&self) -> u64 {
+        let Some(machine) = &self.device else { return fast_hash(&(&self.files, self.resting)) };
+        let (device, blocks) = (&machine.0, self.geometry.blocks());
+        let fast = device.fast();
+        let list: Vec<u64> = (0..blocks).filter(|block| fast.contains(*block)).collect();
+        let known = (device.state(), device.changed_blocks(), device.verdict().code(), self.current);
+        fast_hash(&(known, list, &self.files))
+    }
+
+    /// Writes left.
+    pub fn writes_left(&self) -> u32 {
+        self.writes
     }
 
     /// Power cuts left.
