@@ -29,8 +29,8 @@ pub struct Oracle {
     metadata: Blocks,
     /// Blocks that changed while the first snapshot was being taken: they may be listed.
     perhaps: Blocks,
-    /// Epochs that a cut may have kept from being finished: such a list is read from the marks, and hot regions
-    /// are in it whole.
+    /// Epochs that a cut may have kept from being finished, and that were not reloaded since: such a list is read
+    /// from the marks, and hot regions are in it whole.
     interrupted: BTreeSet<u64>,
     /// What the driver said after the reloads.
     pub statuses: Vec<Status>,
@@ -113,7 +113,10 @@ impl Oracle {
                     Some(Note::List(epoch, runs)) => {
                         oracle.lists.insert(epoch, runs);
                     }
-                    Some(Note::Status(status)) => oracle.statuses.push(status),
+                    Some(Note::Status(status)) => {
+                        oracle.interrupted.remove(&status.epoch);
+                        oracle.statuses.push(status);
+                    }
                     _ => {}
                 },
                 _ => {}
@@ -158,8 +161,8 @@ impl Oracle {
             judgement.excess_bytes += excess << 12;
             let said = self.statuses.iter().filter(|status| status.epoch == *epoch).map(|status| status.excess_bytes);
             // Of a file that was sealed and is not reloaded any more nobody gives a status.
-            let whole = || if self.interrupted.contains(epoch) { whole_regions(runs) } else { 0 };
-            judgement.bound_bytes += said.max().unwrap_or_else(whole);
+            let whole = if self.interrupted.contains(epoch) { whole_regions(runs) } else { 0 };
+            judgement.bound_bytes += said.max().unwrap_or(0).max(whole);
         }
         Ok(judgement)
     }
@@ -289,6 +292,20 @@ mod tests {
         assert_eq!(bound(true, &[(1, 2047)]), 4 << 20);
         assert_eq!(bound(true, &[(1, 1000), (1100, 20)]), 0);
         assert_eq!(bound(false, &[(0, 2048)]), 0);
+    }
+
+    #[test]
+    fn what_was_said_of_a_list_does_not_count_for_a_later_cut() {
+        let bound = |cut: bool| {
+            let status = Status { excess_bytes: 4 << 20, epoch: 0, verdict: 1, ..Status::default() };
+            let begun = [phase(Phase::Snapshot, 0), change(3), Event::Cut, phase(Phase::Reloading, 0)];
+            let reloaded = [Event::Note(Note::Status(status).to_text()), phase(Phase::ToSnapshot, 1), change(1025)];
+            let cut = cut.then_some(Event::Cut);
+            let events = begun.into_iter().chain(reloaded).chain(cut).chain([list(0, &[(0, 2048)])]);
+            judge(&events.collect::<Vec<_>>()).unwrap().bound_bytes
+        };
+        assert_eq!(bound(false), 4 << 20);
+        assert_eq!(bound(true), 8 << 20);
     }
 
     #[test]
