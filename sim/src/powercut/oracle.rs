@@ -32,7 +32,10 @@ pub struct Oracle {
     /// Epochs that a cut may have kept from being finished, and that were not reloaded since: such a list is read
     /// from the marks, and hot regions are in it whole.
     interrupted: BTreeSet<u64>,
-    /// What the driver said after the reloads.
+    /// Of an epoch that a cut kept from being set up the journal's replay may show a file, after writes that nobody
+    /// tracked: its list may be lost.
+    unborn: Option<u64>,
+    /// What the driver said after the reloads, where a file was found.
     pub statuses: Vec<Status>,
 }
 
@@ -71,11 +74,16 @@ impl Oracle {
         // The epochs that a change now may be in, and whether the newest keeps old data.
         let mut epochs: Vec<u64> = Vec::new();
         let mut snapshot = false;
-        let mut setting_up = false;
+        let mut setting_up = None;
         for event in events {
             match event {
-                Event::Cut => oracle.interrupted.extend(&epochs),
-                Event::Change(_, offset, length) if setting_up => oracle.perhaps.extend(blocks_of(*offset, *length)),
+                Event::Cut => {
+                    oracle.interrupted.extend(&epochs);
+                    oracle.unborn = setting_up.or(oracle.unborn);
+                }
+                Event::Change(_, offset, length) if setting_up.is_some() => {
+                    oracle.perhaps.extend(blocks_of(*offset, *length))
+                }
                 Event::Change(_, offset, length) if !epochs.is_empty() => {
                     for block in blocks_of(*offset, *length) {
                         if !oracle.is_own(block, &epochs, snapshot) {
@@ -88,7 +96,8 @@ impl Oracle {
                         Phase::Setup => {
                             oracle.changed.clear();
                             epochs.clear();
-                            setting_up = true;
+                            setting_up = Some(epoch);
+                            oracle.unborn = None;
                         }
                         Phase::ToSnapshot => {
                             epochs = vec![epoch - 1, epoch];
@@ -97,7 +106,7 @@ impl Oracle {
                         Phase::Snapshot => {
                             epochs = vec![epoch];
                             snapshot = true;
-                            setting_up = false;
+                            setting_up = None;
                         }
                         Phase::Incremental => snapshot = false,
                         Phase::Reloading => {
@@ -106,14 +115,14 @@ impl Oracle {
                                 oracle.changed.entry(vec![epoch]).or_default().extend(blocks);
                             }
                             epochs = vec![epoch];
-                            setting_up = false;
+                            setting_up = None;
                         }
                         _ => {}
                     },
                     Some(Note::List(epoch, runs)) => {
                         oracle.lists.insert(epoch, runs);
                     }
-                    Some(Note::Status(status)) => {
+                    Some(Note::Status(status)) if status.error.is_none() && status.state & 4 == 0 => {
                         oracle.interrupted.remove(&status.epoch);
                         oracle.statuses.push(status);
                     }
@@ -132,9 +141,18 @@ impl Oracle {
         self.metadata.contains(&block) || newest.is_some_and(|file| file.contains(&block))
     }
 
+    /// Whether the driver said that an epoch's list is lost.
+    fn is_lost(&self, epoch: u64) -> bool {
+        self.statuses.iter().any(|status| status.epoch == epoch && status.verdict >= 2)
+    }
+
     /// Compares. An error names what is missing.
     pub fn judge(&self) -> Result<Judgement, String> {
         let mut judgement = Judgement::default();
+        if let Some(lost) = self.statuses.iter().find(|status| status.verdict >= 2 && self.unborn != Some(status.epoch))
+        {
+            return Err(format!("LOST: the list of epoch {} is lost, reason {}", lost.epoch, lost.reason));
+        }
         for (epochs, blocks) in &self.changed {
             // The newest list of all is not finished.
             let lists: Vec<&Runs> = epochs.iter().filter_map(|epoch| self.lists.get(epoch)).collect();
@@ -152,7 +170,8 @@ impl Oracle {
             }
             judgement.listed += blocks.len() as u64;
         }
-        for (epoch, runs) in &self.lists {
+        // A lost list names all there is.
+        for (epoch, runs) in self.lists.iter().filter(|(epoch, _)| !self.is_lost(**epoch)) {
             let of_epoch =
                 self.changed.iter().filter(|(epochs, _)| epochs.contains(epoch)).flat_map(|(_, blocks)| blocks);
             let mut known: Blocks = of_epoch.copied().collect();
@@ -306,6 +325,18 @@ mod tests {
         };
         assert_eq!(bound(false), 4 << 20);
         assert_eq!(bound(true), 8 << 20);
+    }
+
+    #[test]
+    fn a_list_may_be_lost_where_the_first_snapshot_was_never_there() {
+        let status = Status { verdict: 2, reason: 1, epoch: 0, ..Status::default() };
+        let events = |middle: Phase| {
+            let begun = [phase(Phase::Setup, 0), phase(middle, 0), Event::Cut, phase(Phase::Reloading, 0)];
+            let found = [Event::Note(Note::Status(status.clone()).to_text()), change(5), list(0, &[(0, 32768)])];
+            judge(&begun.into_iter().chain(found).collect::<Vec<_>>())
+        };
+        assert_eq!(events(Phase::Setup).unwrap(), Judgement { listed: 1, ..Judgement::default() });
+        assert!(events(Phase::Snapshot).unwrap_err().contains("epoch 0 is lost, reason 1"));
     }
 
     #[test]
