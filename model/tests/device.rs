@@ -7,13 +7,14 @@ mod machine;
 
 use machine::{bits, Command, Dice, Machine, Room};
 use model::device::{cache_split, Admission, Device, Look, DEFAULT_CACHE_BYTES};
-use model::effect::Page;
+use model::effect::{Effect, Page};
 use model::errno::Errno;
 use model::former::MAX_RUNS;
 use model::geometry::{Extent, Geometry, REGION_BLOCKS};
 use model::heap::{Bounded, Heap};
 use model::hold::Kind;
 use model::hold::Write;
+use model::operation::Found;
 use model::recovery::Refusal;
 use model::report;
 use model::slab::Slab;
@@ -847,6 +848,51 @@ fn a_repeated_write_leaves_its_region_settled() {
     machine.run_out();
     let status = report::status(machine.device(), 0);
     assert_eq!((status.hot_regions, status.settled_regions, status.mark_writes), (0, 1, writes));
+}
+
+/// A command that fails waits for what is on its way to the file that it takes back.
+#[test]
+fn a_file_of_many_pages_is_removed_when_none_is_on_its_way() {
+    let mut machine = incremental(Room { bytes: 40 << 30, ..ROOM });
+    assert_eq!(machine.give(Command::Take), Ok(()));
+    while machine.poll() {}
+    assert!([0, 1, 2].iter().all(|page| machine.is_being_prepared(*page)));
+    machine.complete(1, false);
+    while machine.poll() {}
+    assert!(machine.command.is_some() && machine.is_being_prepared(0) && machine.is_being_prepared(2));
+    machine.run_out();
+    assert_eq!((machine.result, machine.device().verdict()), (Some(Err(Errno::EIO)), Verdict::Exact));
+}
+
+/// A close waits for old data on its way, though nobody needs it since the snapshot failed.
+#[test]
+fn a_close_waits_for_what_failed() {
+    let mut machine = Machine::new(ROOM);
+    write(&mut machine, 100, 1);
+    write(&mut machine, 400, 1);
+    while machine.poll() {}
+    assert_eq!(machine.give(Command::Close), Ok(()));
+    while machine.poll() {}
+    machine.complete_last();
+    machine.complete(0, false);
+    // What is left of it is the second read, which ends last.
+    while machine.command.is_some() {
+        while machine.poll() {}
+        machine.complete_last();
+    }
+    assert_eq!((machine.result, machine.device().snapshot_failure()), (Some(Ok(())), Some(Errno::EIO)));
+}
+
+/// Without a file there is nothing to close; and what is known already is not verified again.
+#[test]
+fn what_is_not_there_is_closed_and_what_is_known_is_not_verified() {
+    let mut machine = Machine::bare(ROOM);
+    assert_eq!(machine.device().close(), Ok(()));
+    assert_eq!(machine.device().poll(&mut [0; 4096]), Some(Effect::Done { result: Ok(()) }));
+    let mut machine = incremental(ROOM);
+    let found = Found { epoch: machine.epoch().clone(), old: None, block0: [0; 8] };
+    assert_eq!(machine.device().verify(found), Err(Errno::EINVAL));
+    assert!(!machine.device().is_busy());
 }
 
 /// A reader gets a run of the file as long as it is one there, and no longer.

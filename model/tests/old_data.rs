@@ -566,6 +566,7 @@ fn a_page_is_written_when_another_needs_its_room() {
     let mut copies = room_for(40);
     let mut index = index_with(&mut copies, 1, 1);
     assert_eq!((index.poll(&mut heap::page()), pages_of(&index)), (None, 1), "full, and nobody waits");
+    assert!(!index.is_clean(), "the file lacks it");
     map(&mut copies, &mut index, 1);
     assert_eq!(index.poll(&mut heap::page()), Some(index::Task::Store(0)));
     // With more room it is enough to ask for memory.
@@ -575,6 +576,23 @@ fn a_page_is_written_when_another_needs_its_room() {
     map(&mut copies, &mut index, 1);
     assert_eq!(index.poll(&mut heap::page()), Some(index::Task::Provide));
     assert_eq!(index.poll(&mut heap::page()), None, "waits for memory, not for a page to go");
+}
+
+/// The oldest page goes, wherever it stands in its chain; the others are found as before.
+#[test]
+fn a_page_goes_from_the_end_of_a_long_chain() {
+    let mut copies = room_for(40);
+    let mut index = index_with(&mut copies, 5, 5);
+    index.flush();
+    for number in 0..5 {
+        assert_eq!(index.poll(&mut heap::page()), Some(index::Task::Store(number)));
+        index.stored(&mut copies, number, Ok(()));
+    }
+    assert!(index.is_clean());
+    map(&mut copies, &mut index, 5);
+    let found = |index: &mut Index<Heap>, number| index.look_up(number * PAGE_ENTRIES);
+    assert!((1..6).all(|number| matches!(found(&mut index, number), Lookup::At(_))));
+    assert_eq!((found(&mut index, 0), pages_of(&index)), (Lookup::Wait, 5));
 }
 
 /// Without memory for another page one gets by with those there are; without any the snapshot is gone.

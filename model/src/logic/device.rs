@@ -848,9 +848,6 @@ impl<M: Memory> Device<M> {
                 let mut count = 1;
                 while count < copied {
                     let here = first.saturating_add(count);
-                    if old.copies.find(here).is_some() {
-                        break;
-                    }
                     match old.index.look_up(here) {
                         Lookup::At(at) if at == block.saturating_add(count) => count = count.saturating_add(1),
                         _ => break,

@@ -109,9 +109,6 @@ impl<M: Memory> Exclusion<M> {
 
     /// The blocks of a zone that belong to the current file.
     pub fn owned(&self, zone: u64) -> u64 {
-        if self.areas.is_empty() {
-            return 0;
-        }
         self.mask_of(zone, |role| role != Role::Former)
     }
 

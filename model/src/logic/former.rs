@@ -132,6 +132,27 @@ mod tests {
         assert_eq!(Former::parse(&block, 4), Err(Malformed::Former));
     }
 
+    /// Counts that nobody writes, with a checksum that holds.
+    #[test]
+    fn more_runs_than_there_is_room_for_or_than_there_are_is_malformed() {
+        let mut block = [0; 4096];
+        store(&mut block, 3, &exclusion(4));
+        for (count, total, expected) in [
+            (4, 4, Ok((4, true))),
+            (4, 9, Ok((4, false))),
+            (MAX_RUNS as u32, 200, Ok((MAX_RUNS as u32, false))),
+            (MAX_RUNS as u32 + 1, 200, Err(Malformed::Former)),
+            (4, 3, Err(Malformed::Former)),
+        ] {
+            put(&mut block, COUNT_AT, &u32::to_le_bytes(count));
+            put(&mut block, TOTAL_AT, &u32::to_le_bytes(total));
+            let crc = crc(&block, 3);
+            put(&mut block, CRC_AT, &crc.to_le_bytes());
+            let found = Former::parse(&block, 3).map(|former| (former.count(), former.is_whole()));
+            assert_eq!(found, expected, "{count} of {total}");
+        }
+    }
+
     #[test]
     fn what_finds_no_room_is_told_apart() {
         let mut many: Exclusion<Heap> = Exclusion::new(Bounded::with_capacity(MAX_RUNS + 2));

@@ -9,7 +9,7 @@ use core::hash::{Hash, Hasher};
 use core::ops::Deref;
 
 use super::bytes;
-use super::copies::{Copies, CopyState};
+use super::copies::Copies;
 use super::errno::Errno;
 use super::geometry::{Geometry, PAGE_ENTRIES};
 use super::memory::{Block, Buffer, Memory};
@@ -282,15 +282,13 @@ impl<M: Memory> Index<M> {
 
     fn enter(&mut self, copies: &mut Copies<M>, at: u32, slot: u32) {
         if let (Some(page), Some(copy)) = (self.pool.get_mut(slot), copies.get(at)) {
-            if copy.state == CopyState::Mapping {
-                let extent = copy.extent();
-                for place in 0..extent.count {
-                    let entry = extent.first.saturating_add(place) % PAGE_ENTRIES;
-                    let value = copy.file_block.saturating_add(place);
-                    bytes::put(&mut *page.bytes, (entry as usize).saturating_mul(8), &value.to_le_bytes());
-                }
-                page.dirty = true;
+            let extent = copy.extent();
+            for place in 0..extent.count {
+                let entry = extent.first.saturating_add(place) % PAGE_ENTRIES;
+                let value = copy.file_block.saturating_add(place);
+                bytes::put(&mut *page.bytes, (entry as usize).saturating_mul(8), &value.to_le_bytes());
             }
+            page.dirty = true;
         }
         copies.finish(at);
     }

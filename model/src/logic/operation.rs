@@ -278,9 +278,7 @@ impl<M: Memory> Device<M> {
     /// The volume was mounted or unmounted. Only a hint: tracking goes on.
     pub fn mounted(&mut self, mounted: bool) {
         let event = if mounted { Event::Mount } else { Event::Umount };
-        if let Ok(state) = self.state.after(event) {
-            self.state = state;
-        }
+        self.state = self.state.after(event).unwrap_or(self.state);
     }
 
     /// Gives up the old data, and lets every write go on that waited for some.

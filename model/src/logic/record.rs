@@ -188,6 +188,21 @@ mod tests {
         }
     }
 
+    /// A list is complete once the file is closed in order, or its epoch is over.
+    #[test]
+    fn a_file_is_open_until_it_is_closed_or_sealed() {
+        let closed = sample(1).closed;
+        for (phase, closed, open) in [
+            (Phase::Prepared, None, true),
+            (Phase::Active, None, true),
+            (Phase::Active, closed, false),
+            (Phase::Sealed, None, false),
+            (Phase::Sealed, closed, false),
+        ] {
+            assert_eq!(Record { phase, closed, ..sample(1) }.is_open(), open, "{phase:?}, {closed:?}");
+        }
+    }
+
     #[test]
     fn the_newest_valid_slot_counts() {
         let mut block = [0; 4096];

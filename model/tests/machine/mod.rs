@@ -178,6 +178,8 @@ pub struct Machine {
     pub broken: bool,
     head_failed: bool,
     closing: bool,
+    /// The file system is frozen.
+    frozen: bool,
     /// There was a crash since the epoch began, so whole regions may be listed.
     bounded: bool,
     /// What the present epoch cost: coarse pages that were written, blocks that were copied.
@@ -250,6 +252,7 @@ impl Machine {
             broken: false,
             head_failed: false,
             closing: false,
+            frozen: false,
             bounded: false,
             marks_written: 0,
             next_marks_written: 0,
@@ -387,6 +390,10 @@ impl Machine {
 
     fn finished(&mut self, result: Result<(), Errno>) {
         let command = self.command.take().expect("a command ends that nobody gave");
+        assert!(!self.frozen, "the file system stays frozen");
+        let reading = |io: &Io| matches!(io, Io::Peek(..) | Io::Unpin(_) | Io::Fetch(..));
+        let closed = (command, result) == (Command::Close, Ok(()));
+        assert!(!closed || self.flights.iter().all(reading), "closed while something is on its way");
         self.result = Some(result);
         let state = self.device().state();
         match (command, result) {
@@ -396,6 +403,12 @@ impl Machine {
             }
             (Command::Take, Err(_)) => {
                 assert!(self.next.is_none() || self.former.is_none(), "a failed command leaves a file behind");
+                let phase = self.current.and_then(|at| record(&self.files[at])).map(|record| record.phase);
+                let goes_on = phase.is_none_or(|phase| phase == Phase::Active);
+                assert!(
+                    goes_on || self.head_failed,
+                    "a reload would not find the file that is tracked into: {phase:?}"
+                );
             }
             (Command::Drop, Ok(())) => {
                 assert!(!state.snapshot);
@@ -482,6 +495,13 @@ impl Machine {
                 if step == Step::Switch {
                     self.switch();
                 }
+                let gone = match step {
+                    Step::RemoveNext => self.next,
+                    Step::RemoveCurrent => self.current,
+                    _ => None,
+                };
+                let to_it = |io: &Io| matches!(io, Io::Write(_, file, ..) if Some(*file) == gone);
+                assert!(!self.flights.iter().any(to_it), "a file is removed while it is written to");
                 self.flights.push(Io::Step(step));
             }
             Effect::Done { result } => self.finished(result),
@@ -561,6 +581,11 @@ impl Machine {
             Io::Read(_, at, _) | Io::Write(File::Current, _, at, ..) => is(at),
             _ => false,
         })
+    }
+
+    /// Whether this coarse page of the next file is being written.
+    pub fn is_being_prepared(&self, page: u64) -> bool {
+        self.flights.iter().any(|io| matches!(io, Io::Write(File::Next, _, at, ..) if *at == Page::Coarse(page)))
     }
 
     /// The first write of a page fails, and only this attempt of it.
@@ -669,6 +694,11 @@ impl Machine {
 
     fn step(&mut self, step: Step, result: Result<(), Errno>) {
         match step {
+            Step::Freeze => self.frozen = result.is_ok(),
+            Step::Thaw => {
+                assert!(self.frozen, "what was not frozen is thawed");
+                self.frozen = false;
+            }
             Step::Truncate { block } => {
                 let current = self.file(File::Current);
                 self.files[current].data.split_off(&block);
@@ -937,7 +967,7 @@ impl Machine {
         self.crowded.clear();
         self.readers.clear();
         self.command = None;
-        self.closing = false;
+        (self.closing, self.frozen) = (false, false);
         self.noted.clear();
         (self.marks_written, self.copied) = (0, 0);
     }
