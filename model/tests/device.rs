@@ -22,6 +22,7 @@ use model::state::State;
 use model::token;
 use model::verdict::{Reason, Verdict};
 use proptest::prelude::*;
+use std::sync::Arc;
 
 /// Three regions, the last one short, the last block a tail of one sector.
 const BYTES: u64 = (2 << 22) + 75 * 4096 + 512;
@@ -893,6 +894,20 @@ fn what_is_not_there_is_closed_and_what_is_known_is_not_verified() {
     let found = Found { epoch: machine.epoch().clone(), old: None, block0: [0; 8] };
     assert_eq!(machine.device().verify(found), Err(Errno::EINVAL));
     assert!(!machine.device().is_busy());
+}
+
+/// What happens to a fork of a device that tracks does not happen to the device.
+#[test]
+fn a_fork_has_bits_of_its_own() {
+    let mut machine = incremental(ROOM);
+    write(&mut machine, 60, 1);
+    machine.run_out();
+    let mut fork = machine.device().fork(|fast| Arc::new(fast.clone()));
+    let write = Write { extent: Extent { first: 62, count: 1 }, kind: Kind::Change, nowait: false, block0: [0; 8] };
+    assert_eq!(fork.write(1, write), Admission::Submit, "its region is hot");
+    assert!(fork.fast().contains(62) && fork.epoch().is_some_and(|epoch| epoch.fast.contains(62)));
+    assert!(!machine.device().fast().contains(62) && !machine.epoch().fast.contains(62));
+    assert_eq!((fork.changed_blocks(), machine.device().changed_blocks()), (2, 1));
 }
 
 /// A reader gets a run of the file as long as it is one there, and no longer.
