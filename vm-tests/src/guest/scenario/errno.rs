@@ -279,10 +279,17 @@ fn module() -> anyhow::Result<()> {
         ensure!(said.len() == 1 && said.iter().all(|line| line.contains("cannot be redirected")), "{what}: {said:?}");
         Ok(())
     };
-    fs::write(SWITCH, "0")?;
-    let result = refused("ftrace is off", "/out/elastio-snap.ko");
-    fs::write(SWITCH, "1")?;
-    result?;
+    match fs::write(SWITCH, "0") {
+        Ok(()) => {
+            let result = refused("ftrace is off", "/out/elastio-snap.ko");
+            fs::write(SWITCH, "1")?;
+            result?;
+        }
+        Err(error) if error.raw_os_error().and_then(Errno::from_raw) == Some(Errno::EOPNOTSUPP) => {
+            println!("nobody can switch this kernel's ftrace off");
+        }
+        Err(error) => return Err(error.into()),
+    }
     leak::load("")?;
     ensure!(fs::write(SWITCH, "0").is_err(), "ftrace can be switched off");
     // Somebody else who redirects the same function is the module itself, under another name.
