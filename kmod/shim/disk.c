@@ -225,7 +225,7 @@ bool elio_disk_claim(struct elio_disk *disk)
 
 void elio_disk_unclaim(struct elio_disk *disk)
 {
-	atomic_set(&disk->openers, 0);
+	WARN_ON_ONCE(atomic_cmpxchg(&disk->openers, -1, 0) != -1);
 }
 
 bool elio_disk_is_open(struct elio_disk *disk)

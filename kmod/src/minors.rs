@@ -178,11 +178,13 @@ impl Driver {
         check_minor(minor, module::max_devices(), place.is_some(), open)?;
         let minor = place.ok_or(Errno::ENOENT)?;
         minor.revisit();
-        if changes && minor.disk.as_ref().is_some_and(|disk| !disk.claim()) {
-            return Err(Errno::EBUSY);
-        }
+        let claimed = match &minor.disk {
+            Some(disk) if changes && !disk.claim() => return Err(Errno::EBUSY),
+            disk => changes && disk.is_some(),
+        };
         let result = act(minor);
-        if let (true, Some(disk)) = (changes, &minor.disk) {
+        // A node that `act` made is not claimed, and somebody may have it open already.
+        if let (true, Some(disk)) = (claimed, &minor.disk) {
             disk.unclaim();
         }
         result

@@ -5,6 +5,7 @@
 //! Tracking is by block device: what is written while nothing is mounted counts as well.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{ensure, Context as _};
 use rustix::mount::MountFlags;
@@ -26,6 +27,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::new("remount", remount),
     Scenario::new("unmount-lazy", lazy),
     Scenario::new("destroy", destroy),
+    Scenario::new("opened-at-once", opened_at_once),
 ];
 
 /// util-linux mounts through fsopen, fsmount and move_mount.
@@ -171,6 +173,42 @@ fn lazy() -> anyhow::Result<()> {
     volume.mount("")?;
     ensure_same("the snapshot, after the volume came back", &first, &content::read(&snapshot(0))?)?;
     driver.destroy(0)
+}
+
+/// Somebody, as udev, opens each new snapshot before the command that makes it is over: it can be opened
+/// afterwards, and go.
+fn opened_at_once() -> anyhow::Result<()> {
+    let device = Device::new(Kind::Virtio, 1, 128)?;
+    let volume = Volume::make_small(&device, 0, 64)?;
+    let mut driver = Driver::open()?;
+    let over = AtomicBool::new(false);
+    let opened = std::thread::scope(|scope| {
+        let opener = scope.spawn(|| {
+            let mut opened = 0;
+            while !over.load(Ordering::Relaxed) {
+                opened += u32::from(std::fs::File::open(snapshot(0)).is_ok());
+            }
+            opened
+        });
+        let result = (|| {
+            driver.setup(device.path(), &volume.path("cow0"), 8, 0)?;
+            for round in 1..=10 {
+                driver.incremental(0)?;
+                driver.snapshot(&volume.path(&format!("cow{round}")), 8, 0)?;
+                shell::run(&format!("rm {}", volume.path(&format!("cow{}", round - 1)).display()))?;
+            }
+            anyhow::Ok(())
+        })();
+        over.store(true, Ordering::Relaxed);
+        let opened = opener.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?;
+        result.map(|()| opened)
+    })?;
+    println!("opened {opened} times meanwhile");
+    ensure!(opened > 0, "no snapshot was opened");
+    std::fs::File::open(snapshot(0)).context("the snapshot")?;
+    driver.destroy(0)?;
+    volume.unmount()?;
+    volume.check()
 }
 
 /// In each state: afterwards the minor is free, the device can be written to, and all of it again works.
