@@ -19,7 +19,7 @@ use crate::matrix::{clone_root, last_line, Kernel};
 pub const MODULE: &str = "ELIO_VM_MODULE";
 
 /// What a machine has.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Machine {
     /// Memory (MiB).
     pub memory_mib: u32,

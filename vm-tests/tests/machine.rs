@@ -7,24 +7,34 @@
 use std::path::Path;
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use vm_tests::guest::scenario::{Group, GROUPS, MACHINE};
+use vm_tests::guest::scenario::{find, Group, GROUPS};
 use vm_tests::machine::{boot, Machine};
 use vm_tests::matrix::{kernels, Kernel};
 use vm_tests::verdict::{emulator_broke, judge};
 
-/// Runs the scenarios of a part of every name, all in one boot; for whoever looks for one fault.
+/// Names the scenarios to run, for whoever looks for one fault: each word is a scenario's name, or else a part of
+/// several. Those of like machines share a boot.
 const SELECTION: &str = "ELIO_VM_SCENARIOS";
 
 /// The boots: a name, a machine, and the scenarios that share it.
 fn boots() -> Vec<(&'static str, Machine, Vec<&'static str>)> {
     let names = |group: &Group| group.scenarios().map(|scenario| scenario.name).collect::<Vec<_>>();
-    let wanted = std::env::var(SELECTION).unwrap_or_default();
-    let wanted: Vec<&str> = wanted.split([' ', ',']).filter(|part| !part.is_empty()).collect();
-    if wanted.is_empty() {
+    let selection = std::env::var(SELECTION).unwrap_or_default();
+    let words: Vec<&str> = selection.split([' ', ',']).filter(|word| !word.is_empty()).collect();
+    if words.is_empty() {
         return GROUPS.iter().map(|group| (group.name, group.machine, names(group))).collect();
     }
-    let chosen = GROUPS.iter().flat_map(names).filter(|name| wanted.iter().any(|part| name.contains(part)));
-    vec![("selected", MACHINE, chosen.collect())]
+    let chosen = |name: &str| words.iter().any(|word| name == *word || find(word).is_none() && name.contains(word));
+    let mut boots: Vec<(&str, Machine, Vec<&str>)> = Vec::new();
+    for group in GROUPS {
+        let names: Vec<&str> = names(group).into_iter().filter(|name| chosen(name)).collect();
+        match boots.iter_mut().find(|(_, machine, _)| *machine == group.machine) {
+            Some((_, _, shared)) => shared.extend(names),
+            None if !names.is_empty() => boots.push((group.name, group.machine, names)),
+            None => {}
+        }
+    }
+    boots
 }
 
 fn run(kernel: &Kernel, group: &str, machine: &Machine, names: &[&str]) -> Result<(), Failed> {

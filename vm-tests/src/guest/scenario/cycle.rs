@@ -71,7 +71,7 @@ pub fn update(minor: u32, cow: &Path, image: &Path, now: &[u8]) -> anyhow::Resul
 
 /// Snapshot, incremental, and the next snapshot, so many times.
 fn cycle(kind: Kind, format: Format, rounds: u64) -> anyhow::Result<()> {
-    let device = Device::new(kind, 0, format.mib())?;
+    let device = Device::new(kind, format.disk(), format.mib())?;
     let volume = Volume::make(&device, format, 0)?;
     for number in 1..=6 {
         volume.fill(&format!("f{number}"), FILE, number)?;

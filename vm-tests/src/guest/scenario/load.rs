@@ -3,8 +3,10 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{ensure, Context as _};
+use rustix::process::{kill_process, Pid, Signal};
 
 use super::Scenario;
 use crate::guest::content::{self, ensure_same};
@@ -24,38 +26,51 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::new("busy", busy),
 ];
 
-/// Writers of every kind, each with its file; in seconds.
-fn start(folder: &Path, seconds: u32) -> anyhow::Result<Writers> {
+/// The writers' files, of so many blocks, and what is special about each writer.
+const WRITERS: [(&str, &str); 4] = [
+    ("buffered", "ioengine=psync\nbsrange=512-16k\nfsync=64"),
+    ("direct", "ioengine=libaio\ndirect=1\nbs=4k\niodepth=16"),
+    ("mmap", "ioengine=mmap\nbs=4k\nfsync=32"),
+    ("uring", "ioengine=io_uring\ndirect=1\nbsrange=4k-32k\niodepth=16"),
+];
+const FILE: u64 = 1024;
+
+/// Starts writers of every kind, which overwrite their files until they are ended, and waits until each has begun.
+fn start(volume: &Volume) -> anyhow::Result<Writers> {
     let mut jobs = String::new();
-    for (name, options) in [
-        ("buffered", "ioengine=psync\nbsrange=512-16k\nfsync=64"),
-        ("direct", "ioengine=libaio\ndirect=1\nbs=4k\niodepth=16"),
-        ("mmap", "ioengine=mmap\nbs=4k\nfsync=32"),
-        ("uring", "ioengine=io_uring\ndirect=1\nbsrange=4k-32k\niodepth=16"),
-    ] {
-        jobs += &format!("[{name}]\n{options}\nfilename={}/{name}\n", folder.display());
+    for (name, options) in WRITERS {
+        // All alike, and like nothing that fio writes.
+        volume.fill(name, FILE, 1)?;
+        jobs += &format!("[{name}]\n{options}\nfilename={}\n", volume.path(name).display());
     }
+    shell::run("sync")?;
+    let filled = std::fs::read(volume.path(WRITERS[0].0))?;
     let text = format!(
-        "[global]\nthread\nsize=4m\nrw=randwrite\nrandrepeat=0\ntime_based\nruntime={seconds}\nfallocate=none\n{jobs}"
+        "[global]\nthread\nsize=4m\nrw=randwrite\nrandrepeat=0\ntime_based\nruntime=1000\nfallocate=none\n{jobs}"
     );
     let file = "/run/load.fio";
     std::fs::write(file, text)?;
     let child = Command::new("fio").args(["--output=/run/load.log", file]).stdin(Stdio::null()).spawn()?;
-    Ok(Writers(child))
+    let writers = Writers(child);
+    let has_begun = |name| std::fs::read(volume.path(name)).is_ok_and(|now| now != filled);
+    shell::wait_for("every writer's first write", || WRITERS.iter().all(|(name, _)| has_begun(name)))?;
+    Ok(writers)
 }
 
 /// The writers' process; ended when it is dropped.
 struct Writers(Child);
 
-impl Writers {
-    fn is_running(&mut self) -> anyhow::Result<bool> {
-        Ok(self.0.try_wait()?.is_none())
-    }
+/// What fio's exit code is when it was told to end and no writer had seen an error.
+const TOLD_TO_END: i32 = 128;
 
-    /// Waits for their end; none of them may have seen an error.
+impl Writers {
+    /// Ends them; none of them may have ended before, or seen an error.
     fn end(mut self) -> anyhow::Result<()> {
+        ensure!(self.0.try_wait()?.is_none(), "fio ended by itself");
+        kill_process(Pid::from_child(&self.0), Signal::INT)?;
         let status = self.0.wait()?;
-        ensure!(status.success(), "fio: {status}: {}", std::fs::read_to_string("/run/load.log").unwrap_or_default());
+        let said = || std::fs::read_to_string("/run/load.log").unwrap_or_default();
+        ensure!(status.code() == Some(TOLD_TO_END), "fio: {status}: {}", said());
         Ok(())
     }
 }
@@ -67,38 +82,46 @@ impl Drop for Writers {
     }
 }
 
+/// How often a snapshot is read under load at least, and how many blocks change meanwhile.
+const READS: usize = 3;
+const CHANGES: u64 = 500;
+
+/// How many blocks have changed since the snapshot, which must be well.
+fn changed_blocks(driver: &mut Driver) -> anyhow::Result<u64> {
+    let info = driver.info(0)?;
+    ensure!(info.error.is_none(), "{info:?}");
+    info.verified.and_then(|file| file.changed_blocks).context("the driver does not count changed blocks")
+}
+
 fn load(kind: Kind, format: Format) -> anyhow::Result<()> {
-    let device = Device::new(kind, 0, format.mib())?;
+    let device = Device::new(kind, format.disk(), format.mib())?;
     let volume = Volume::make(&device, format, 0)?;
-    // Written once before, so that the writers find something to overwrite.
-    start(&volume.root, 1)?.end()?;
-    shell::run("sync")?;
     let mut driver = Driver::open()?;
     // The writes are on their way when the snapshot is taken.
-    let mut writers = start(&volume.root, 12)?;
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    let writers = start(&volume)?;
+    volume.fill("unsynced", 64, 2)?;
     driver.setup(device.path(), &volume.path("cow0"), 32, 0)?;
+    volume.check_snapshot(&snapshot(0), "unsynced")?;
     let first = content::read(&snapshot(0))?;
-    let mut times = 0;
-    while writers.is_running()? {
-        ensure_same(&format!("the snapshot, read for the {}. time", times + 2), &first, &content::read(&snapshot(0))?)?;
-        times += 1;
+    let (mut reads, mut changed) = (1, 0);
+    while reads < READS || changed < CHANGES {
+        ensure_same("the snapshot, read again under load", &first, &content::read(&snapshot(0))?)?;
+        reads += 1;
+        changed = changed_blocks(&mut driver)?;
     }
     writers.end()?;
     ensure_same("the snapshot, after the load", &first, &content::read(&snapshot(0))?)?;
-    println!("read {times} times under load: {}", content::hash(&first));
-    ensure!(times >= 1, "the snapshot was never read under load");
-    let live = content::read(device.path())?;
-    ensure!(content::differing(&first, &live).len() > 500, "hardly anything was written");
-    let info = driver.info(0)?;
-    ensure!(info.error.is_none(), "{info:?}");
+    println!("read {reads} times while {changed} blocks changed: {}", content::hash(&first));
 
     // The same load over a transition in either direction, and the image after it.
     let image = Path::new("/run/image");
     std::fs::write(image, &first)?;
-    let writers = start(&volume.root, 6)?;
+    let writers = start(&volume)?;
     driver.incremental(0)?;
+    std::thread::sleep(Duration::from_secs(1));
+    volume.fill("unsynced", 64, 3)?;
     driver.snapshot(&volume.path("cow1"), 32, 0)?;
+    volume.check_snapshot(&snapshot(0), "unsynced")?;
     let second = content::read(&snapshot(0))?;
     super::cycle::update(0, &volume.path("cow0"), image, &second)?;
     writers.end()?;
@@ -111,10 +134,9 @@ fn load(kind: Kind, format: Format) -> anyhow::Result<()> {
 
 /// The module goes while it holds writes; the writers notice nothing.
 fn unload() -> anyhow::Result<()> {
-    let device = Device::new(Kind::Virtio, 0, 320)?;
+    let device = Device::new(Kind::Virtio, 1, 128)?;
     let volume = Volume::make(&device, Format::Ext4, 0)?;
-    start(&volume.root, 1)?.end()?;
-    let mut writers = start(&volume.root, 15)?;
+    let writers = start(&volume)?;
     let mut driver = Driver::open()?;
     driver.setup(device.path(), &volume.path("cow0"), 32, 0)?;
     // While somebody has the snapshot open it is refused.
@@ -122,7 +144,6 @@ fn unload() -> anyhow::Result<()> {
     ensure!(shell::run("rmmod elastio_snap").is_err(), "the module went although its snapshot was open");
     drop((open, driver));
     leak::unload()?;
-    ensure!(writers.is_running()?, "the load was over before the module went");
     // Again, in incremental mode, and with nothing tracked.
     leak::load("")?;
     let mut driver = Driver::open()?;
@@ -139,7 +160,7 @@ fn unload() -> anyhow::Result<()> {
 
 /// A file system whose inode tables are zeroed in the background, under the snapshot.
 fn lazy() -> anyhow::Result<()> {
-    let device = Device::new(Kind::Virtio, 0, 320)?;
+    let device = Device::new(Kind::Virtio, 1, 128)?;
     // Leftovers, which the background work then overwrites.
     shell::run(&format!("dd if=/dev/urandom of={} bs=1M count=64 oflag=direct status=none", device.name()))?;
     let command = "mkfs.ext4 -q -F -b 4096 -N 65536 -E lazy_itable_init=1,lazy_journal_init=1,nodiscard";
@@ -156,7 +177,7 @@ fn lazy() -> anyhow::Result<()> {
     })?;
     shell::run("sync")?;
     ensure_same("the snapshot", &first, &content::read(&snapshot(0))?)?;
-    let changed = driver.info(0)?.verified.and_then(|file| file.changed_blocks).unwrap_or(0);
+    let changed = changed_blocks(&mut driver)?;
     println!("{changed} blocks were changed meanwhile");
     ensure!(changed > 100, "the background work did not happen under the snapshot: {changed} blocks");
     driver.destroy(0)
@@ -164,7 +185,7 @@ fn lazy() -> anyhow::Result<()> {
 
 /// Frozen file systems: one that its user froze, and freezing and syncing under the snapshot.
 fn frozen() -> anyhow::Result<()> {
-    let device = Device::new(Kind::Virtio, 0, 320)?;
+    let device = Device::new(Kind::Virtio, 1, 128)?;
     let volume = Volume::make(&device, Format::Ext4, 0)?;
     volume.fill("f", 512, 1)?;
     let root = volume.root.display().to_string();
@@ -189,7 +210,7 @@ fn frozen() -> anyhow::Result<()> {
 
 /// As the root volume is: somebody's folder, program and open file.
 fn busy() -> anyhow::Result<()> {
-    let device = Device::new(Kind::Virtio, 0, 320)?;
+    let device = Device::new(Kind::Virtio, 1, 128)?;
     let volume = Volume::make(&device, Format::Ext4, 0)?;
     let program = volume.path("sleep");
     std::fs::copy("/bin/sleep", &program)?;

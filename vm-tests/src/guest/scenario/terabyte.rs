@@ -2,19 +2,19 @@
 //! A sparse disk of 1 TiB: what it costs to set up, and that everything still holds.
 
 use std::fs;
-use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{ensure, Context as _};
 
 use super::Scenario;
+use crate::guest::content::Disk;
 use crate::guest::device::{Device, Kind};
 use crate::guest::driver::Driver;
 use crate::guest::shell;
 use crate::guest::volume::{Format, Volume};
 
-/// On the last disk of [`super::MACHINE`].
+/// On the largest disk of [`super::MACHINE`].
 pub const SCENARIOS: &[Scenario] =
     &[Scenario { limit: Duration::from_secs(900), ..Scenario::new("terabyte", terabyte) }];
 
@@ -25,16 +25,17 @@ fn written() -> anyhow::Result<u64> {
     Ok(sectors * 512)
 }
 
-/// Bytes of the file's beginning that are not zero.
-fn not_zero(file: &Path, bytes: u64) -> anyhow::Result<u64> {
-    let mut file = fs::File::open(file)?.take(bytes);
-    let (mut piece, mut count) = (vec![0; 1 << 20], 0);
-    loop {
-        match file.read(&mut piece)? {
-            0 => return Ok(count),
-            length => count += piece[..length].iter().filter(|byte| **byte != 0).count() as u64,
+/// Bytes of the file's beginning that are not zero; of so many MiB.
+fn not_zero(file: &Path, mib: u64) -> anyhow::Result<usize> {
+    let (disk, zeroes, mut count) = (Disk::open(file, false)?, vec![0; 1 << 20], 0);
+    for number in 0..mib {
+        let piece = disk.read(number << 20, zeroes.len())?;
+        // Nearly all are, and comparing is faster than counting.
+        if piece != zeroes {
+            count += piece.iter().filter(|byte| **byte != 0).count();
         }
     }
+    Ok(count)
 }
 
 fn terabyte() -> anyhow::Result<()> {
@@ -65,7 +66,7 @@ fn terabyte() -> anyhow::Result<()> {
     driver.snapshot(&volume.path("cow1"), 2200, 0)?;
     println!("the transition wrote {} KiB", (written()? - before) >> 10);
     // The index is zeroes but for a few pages; those are there.
-    let count = not_zero(&volume.path("cow0"), 2049 << 20)?;
+    let count = not_zero(&volume.path("cow0"), 2049)?;
     println!("{count} bytes of the header and the index are not zero");
     ensure!((301..4_000_000).contains(&count), "{count} bytes of the header and the index are not zero");
     driver.destroy(0)
