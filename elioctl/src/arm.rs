@@ -96,12 +96,7 @@ fn look<T>(node: &Path, opens: bool, see: impl FnOnce(&Path, Geometry, Hashes) -
     let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOSUID;
     let shut = ReadOnly::set(&device).map_err(|error| format!("it cannot be made read-only: {error}"))?;
     mount(node, &place, kind, flags, options.as_c_str()).map_err(|error| format!("it cannot be looked at: {error}"))?;
-    let shut = if opens {
-        drop(shut);
-        None
-    } else {
-        Some(shut)
-    };
+    let shut = (!opens).then_some(shut);
     let seen = see(&place, geometry, token::hashes(&block));
     unmount(&place, UnmountFlags::DETACH).map_err(|error| format!("{}: {error}", place.display()))?;
     drop(shut);

@@ -58,7 +58,9 @@ impl Medium {
 
     /// The blocks at the beginning, to a chunk's end, are written whole or not at all from here on.
     pub fn keep_beginning_whole(&mut self) {
-        self.chunks.iter_mut().take(1).for_each(|chunk| chunk.set_tear(8));
+        if let Some(first) = self.chunks.first_mut() {
+            first.set_tear(8);
+        }
     }
 
     /// Writes what a read would see into a file, with holes for zeroes.

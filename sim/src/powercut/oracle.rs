@@ -141,16 +141,15 @@ impl Oracle {
         self.metadata.contains(&block) || newest.is_some_and(|file| file.contains(&block))
     }
 
-    /// Whether the driver said that an epoch's list is lost.
-    fn is_lost(&self, epoch: u64) -> bool {
-        self.statuses.iter().any(|status| status.epoch == epoch && status.verdict >= 2)
+    /// What the driver said when it said that a list is lost.
+    fn losses(&self) -> impl Iterator<Item = &Status> {
+        self.statuses.iter().filter(|status| status.verdict >= 2)
     }
 
     /// Compares. An error names what is missing.
     pub fn judge(&self) -> Result<Judgement, String> {
         let mut judgement = Judgement::default();
-        if let Some(lost) = self.statuses.iter().find(|status| status.verdict >= 2 && self.unborn != Some(status.epoch))
-        {
+        if let Some(lost) = self.losses().find(|status| self.unborn != Some(status.epoch)) {
             return Err(format!("LOST: the list of epoch {} is lost, reason {}", lost.epoch, lost.reason));
         }
         for (epochs, blocks) in &self.changed {
@@ -171,7 +170,7 @@ impl Oracle {
             judgement.listed += blocks.len() as u64;
         }
         // A lost list names all there is.
-        for (epoch, runs) in self.lists.iter().filter(|(epoch, _)| !self.is_lost(**epoch)) {
+        for (epoch, runs) in self.lists.iter().filter(|(epoch, _)| self.losses().all(|lost| lost.epoch != **epoch)) {
             let of_epoch =
                 self.changed.iter().filter(|(epochs, _)| epochs.contains(epoch)).flat_map(|(_, blocks)| blocks);
             let mut known: Blocks = of_epoch.copied().collect();
