@@ -944,3 +944,59 @@ fn a_close_flushes_what_it_wrote() {
     }
     assert_eq!(machine.result, Some(Ok(())));
 }
+
+/// A command that ends the use of a file waits for the pages of its index that readers load.
+#[test]
+fn no_command_ends_while_a_reader_loads() {
+    for command in [Command::Drop, Command::Close, Command::Destroy] {
+        // Of two pages with old data, memory has one.
+        let mut machine = Machine::new(Room { pages: 1, ..ROOM });
+        for block in [100, 1100] {
+            write(&mut machine, block, 1);
+            machine.run_out();
+        }
+        machine.look(Extent { first: 100, count: 1 });
+        while !machine.is_on_its_way(Page::Index(0)) {
+            machine.complete_last();
+            assert!(machine.poll(), "page 0 is not loaded");
+        }
+        assert_eq!(machine.give(command), Ok(()));
+        for _ in 0..100 {
+            while machine.poll() {}
+            machine.complete_last();
+        }
+        assert_eq!(machine.result, Some(Ok(())));
+    }
+}
+
+/// What is written where the former file lies changes the list, but is not copied: the file has no entries for
+/// it, and after a reload the place of such a page is not taken for one.
+#[test]
+fn only_what_was_copied_is_in_the_index_that_is_found() {
+    let mut machine = incremental(Room { own: true, data: 50, ..ROOM });
+    machine.carry_out(Command::Take);
+    write(&mut machine, 190, 3);
+    write(&mut machine, 600, 1);
+    machine.run_out();
+    machine.carry_out(Command::Close);
+    machine.unload();
+    assert!(boot(&mut machine, true, None, None));
+    for block in [100, 700, 1600] {
+        write(&mut machine, block, 1);
+        machine.run_out();
+    }
+    assert!(machine.device().is_readable());
+    read_all(&mut machine);
+}
+
+/// Only who writes block 0 waits for the record of the trust token.
+#[test]
+fn other_writes_do_not_wait_for_the_token() {
+    let mut machine = incremental(ROOM);
+    write(&mut machine, 100, 1);
+    machine.run_out();
+    write(&mut machine, 0, 1);
+    write(&mut machine, 101, 1);
+    assert_eq!(machine.device().held_writes(), 1);
+    machine.run_out();
+}

@@ -101,6 +101,13 @@ pub struct Old<M: Memory> {
     pub index: Index<M>,
 }
 
+impl<M: Memory> Old<M> {
+    /// Whether no copy is left, and nothing of the index in flight.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.copies.is_quiet() && self.index.is_idle()
+    }
+}
+
 impl<M: Memory> Clone for Old<M> {
     fn clone(&self) -> Self {
         Old { copies: self.copies.clone(), index: self.index.clone() }

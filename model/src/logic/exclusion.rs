@@ -64,10 +64,9 @@ impl<M: Memory> Exclusion<M> {
 
     /// Adds an area, or gives it back: it is empty, overlaps another, or there is no room.
     pub fn add(&mut self, area: Area) -> Result<(), Area> {
-        let at = self.areas.partition_point(|other| other.extent.first < area.extent.first);
-        let after = self.areas.get(at).is_some_and(|next| next.extent.first < area.extent.end());
-        let before = at.checked_sub(1).and_then(|at| self.areas.get(at));
-        if area.extent.count == 0 || after || before.is_some_and(|last| last.extent.end() > area.extent.first) {
+        let at = self.areas.partition_point(|other| other.extent.end() <= area.extent.first);
+        let overlaps = self.areas.get(at).is_some_and(|next| next.extent.first < area.extent.end());
+        if area.extent.count == 0 || overlaps {
             return Err(area);
         }
         self.areas.push(area)?;
@@ -159,12 +158,20 @@ mod tests {
 
     #[test]
     fn areas_are_sorted_and_overlap_is_refused() {
-        let mut areas = exclusion(&[(100, 10, Role::Data), (10, 5, Role::Metadata), (60, 8, Role::Former)]);
-        assert_eq!(areas.areas().iter().map(|area| area.extent.first).collect::<Vec<_>>(), [10, 60, 100]);
-        for (first, count) in [(14, 1), (9, 2), (9, 100), (50, 0), (67, 1), (0, 5)] {
-            let area = Area { extent: Extent { first, count }, role: Role::Data };
-            assert_eq!(areas.add(area), Err(area), "the last one only for want of room");
+        let mut areas: Exclusion<Heap> = Exclusion::new(Bounded::with_capacity(5));
+        let area = |first, count| Area { extent: Extent { first, count }, role: Role::Data };
+        let firsts = |areas: &Exclusion<Heap>| areas.areas().iter().map(|area| area.extent.first).collect::<Vec<_>>();
+        for (first, count) in [(100, 10), (10, 5), (60, 8)] {
+            assert_eq!(areas.add(area(first, count)), Ok(()));
         }
+        assert_eq!(firsts(&areas), [10, 60, 100]);
+        for (first, count) in [(14, 1), (10, 1), (10, 5), (9, 2), (9, 100), (12, 90), (67, 1), (50, 0), (12, 0)] {
+            assert_eq!(areas.add(area(first, count)), Err(area(first, count)), "{count} blocks from {first} on");
+        }
+        // Those that only touch are no overlap.
+        assert_eq!((areas.add(area(15, 45)), areas.add(area(5, 5))), (Ok(()), Ok(())));
+        assert_eq!(firsts(&areas), [5, 10, 15, 60, 100]);
+        assert_eq!(areas.add(area(200, 1)), Err(area(200, 1)), "there is no room");
     }
 
     #[test]
@@ -179,6 +186,7 @@ mod tests {
         assert_eq!(areas.data_from(20), None);
         areas.drop_data();
         assert_eq!((areas.zeroed(0), areas.owned(0)), (0x1f << 10 | 0xf << 60, 0x1f << 10));
+        assert_eq!(areas.areas().iter().map(|area| area.role).collect::<Vec<_>>(), [Role::Metadata, Role::Former]);
     }
 
     quickcheck! {

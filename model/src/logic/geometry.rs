@@ -91,12 +91,7 @@ impl Geometry {
         if block >= self.blocks() {
             return 0;
         }
-        let left = self.device_bytes.saturating_sub(block << BLOCK_SHIFT);
-        if left < 1 << BLOCK_SHIFT {
-            left
-        } else {
-            1 << BLOCK_SHIFT
-        }
+        least(self.device_bytes.saturating_sub(block << BLOCK_SHIFT), 1 << BLOCK_SHIFT)
     }
 
     /// Regions of the device.
@@ -109,12 +104,7 @@ impl Geometry {
         if region >= self.regions() {
             return 0;
         }
-        let left = self.device_bytes.saturating_sub(region << REGION_SHIFT);
-        if left < 1 << REGION_SHIFT {
-            left
-        } else {
-            1 << REGION_SHIFT
-        }
+        least(self.device_bytes.saturating_sub(region << REGION_SHIFT), 1 << REGION_SHIFT)
     }
 
     /// Words of a bitmap with one bit a block.
@@ -175,12 +165,20 @@ impl Geometry {
     /// Every block that `length` bytes at byte `offset` touch, clipped to the device; `None` when
     /// that leaves nothing.
     pub const fn blocks_of(self, offset: u64, length: u64) -> Option<Extent> {
-        let end = offset.saturating_add(length);
-        let end = if end > self.device_bytes { self.device_bytes } else { end };
+        let end = least(offset.saturating_add(length), self.device_bytes);
         if length == 0 || offset >= end {
             return None;
         }
         Some(Extent::covering(offset, end.saturating_sub(offset)))
+    }
+}
+
+/// The lesser of two, at compile time as well.
+const fn least(a: u64, b: u64) -> u64 {
+    if a < b {
+        a
+    } else {
+        b
     }
 }
 

@@ -91,7 +91,6 @@ pub struct Index<M: Memory> {
     /// Pages that may be in memory.
     limit: u32,
     loads: u32,
-    storing: u32,
     /// Write dirty pages out although nobody needs their memory.
     flushing: bool,
     /// Somebody was told to wait.
@@ -116,7 +115,7 @@ impl<M: Memory> Hash for Index<M> {
         self.heads.hash(state);
         self.on_file.hash(state);
         (self.spare.is_some(), self.provision, self.refused, self.stalled, self.hand).hash(state);
-        (self.limit, self.loads, self.storing, self.flushing, self.waiting).hash(state);
+        (self.limit, self.loads, self.flushing, self.waiting).hash(state);
     }
 }
 
@@ -135,7 +134,6 @@ impl<M: Memory> Index<M> {
             hand: 0,
             limit: limit.max(1),
             loads: 0,
-            storing: 0,
             flushing: false,
             waiting: false,
         }
@@ -336,9 +334,9 @@ impl<M: Memory> Index<M> {
         self.provision != Provision::Asked && !self.pool.iter().any(|(_, page)| flying(page))
     }
 
-    /// Whether the file has all that memory has.
+    /// Whether the file has all that the pages in memory have, or nobody needs it any more.
     pub fn is_clean(&self) -> bool {
-        self.stalled.is_empty() && self.storing == 0 && self.pool.iter().all(|(_, page)| !page.dirty)
+        self.is_idle() && self.pool.iter().all(|(_, page)| !page.dirty)
     }
 
     /// The next thing to do.
@@ -363,7 +361,6 @@ impl<M: Memory> Index<M> {
             page.dirty = false;
             out.copy_from_slice(&*page.bytes);
             let number = page.number;
-            self.storing = self.storing.saturating_add(1);
             return Some(Task::Store(number));
         }
         None
@@ -398,7 +395,6 @@ impl<M: Memory> Index<M> {
 
     /// The answer to [`Task::Store`].
     pub fn stored(&mut self, copies: &mut Copies<M>, number: u64, result: Result<(), Errno>) {
-        self.storing = self.storing.saturating_sub(1);
         match result {
             Ok(()) => self.note_on_file(number),
             Err(errno) => copies.fail(errno),
@@ -409,13 +405,14 @@ impl<M: Memory> Index<M> {
         self.resume(copies);
     }
 
-    /// The snapshot was given up: lets go of every copy that waits here.
+    /// The snapshot was given up: lets go of every copy that waits here, and writes nothing more.
     pub fn abandon(&mut self, copies: &mut Copies<M>) {
         while let Some(at) = self.stalled.pop(copies.pool_mut()) {
             copies.finish(at);
         }
         for at in 0..self.pool.places() as u32 {
             if let Some(page) = self.pool.get_mut(at) {
+                page.dirty = false;
                 while let Some(copy) = page.copies.pop(copies.pool_mut()) {
                     copies.finish(copy);
                 }

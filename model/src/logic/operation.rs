@@ -30,6 +30,9 @@ use super::verdict::Reason;
 /// Index pages of a finished file that are written at a time.
 const INDEX_DEPTH: u32 = 8;
 
+/// Words of the bits that an index page has entries for.
+const PAGE_ZONES: u64 = PAGE_ENTRIES / ZONE_BLOCKS;
+
 /// How a reload finds its file.
 pub struct Found<M: Memory> {
     /// The epoch as the header block tells it; the marks are not loaded yet.
@@ -515,27 +518,21 @@ impl<M: Memory> Device<M> {
         let Some(former) = self.former.as_mut() else {
             return self.done(result);
         };
+        if flying >= INDEX_DEPTH {
+            return None;
+        }
         let pages = former.identity.geometry.index_pages();
         let lost = former.record.lost.is_some();
-        let mut page = page;
-        while page < pages && flying < INDEX_DEPTH {
-            if fill_index_page(former, self.current.as_ref(), page, lost, out) {
-                let next = page.saturating_add(1);
-                self.operation = Operation::Take(Take::Index { page: next, flying: flying.saturating_add(1), result });
-                let block = INDEX_BLOCK.saturating_add(page);
-                return Some(Effect::WritePage { file: File::Former, page: Page::Index(page), block, durable: false });
-            }
-            page = page.saturating_add(1);
-        }
-        let next = if page < pages || flying > 0 {
-            Take::Index { page, flying, result }
-        } else if result.is_err() {
-            Take::CloseFormer { asked: false, result }
-        } else {
-            Take::FlushFormer { asked: false }
-        };
-        self.operation = Operation::Take(next);
-        None
+        let listed = (page..pages).find(|page| fill_index_page(former, self.current.as_ref(), *page, lost, out));
+        self.operation = Operation::Take(match (listed, flying, result) {
+            (Some(page), ..) => Take::Index { page: page.saturating_add(1), flying: flying.saturating_add(1), result },
+            (None, 0, Ok(())) => Take::FlushFormer { asked: false },
+            (None, 0, Err(_)) => Take::CloseFormer { asked: false, result },
+            (None, ..) => Take::Index { page: pages, flying, result },
+        });
+        let page = listed?;
+        let block = INDEX_BLOCK.saturating_add(page);
+        Some(Effect::WritePage { file: File::Former, page: Page::Index(page), block, durable: false })
     }
 
     pub(super) fn former_index_written(&mut self, written: Result<(), Errno>) {
@@ -550,7 +547,7 @@ impl<M: Memory> Device<M> {
     fn poll_drop(&mut self, drop: Drop) -> Option<Effect> {
         let next = match drop {
             Drop::Quiet => {
-                if self.old.as_ref().is_some_and(|old| !old.copies.is_quiet() || !old.index.is_idle()) {
+                if self.old.as_ref().is_some_and(|old| !old.is_quiet()) {
                     return None;
                 }
                 self.old = None;
@@ -798,10 +795,14 @@ impl<M: Memory> Device<M> {
         epoch.record.lost = self.lost;
         match &mut self.old {
             Some(old) if image_is_whole => {
-                // Every index page whose blocks changed may be on the file.
+                // The file has the index of all that was copied, and of no other page: in its place may be anything.
+                let copied = |zone| {
+                    let word = fast.word(zone);
+                    word != 0 && word & !epoch.exclusion.zeroed(zone) != 0
+                };
                 for page in 0..geometry.index_pages() {
-                    let zones = page.saturating_mul(PAGE_ENTRIES / ZONE_BLOCKS);
-                    if (zones..zones.saturating_add(PAGE_ENTRIES / ZONE_BLOCKS)).any(|zone| fast.word(zone) != 0) {
+                    let first = page.saturating_mul(PAGE_ZONES);
+                    if (first..first.saturating_add(PAGE_ZONES)).any(copied) {
                         old.index.note_on_file(page);
                     }
                 }
@@ -822,16 +823,10 @@ impl<M: Memory> Device<M> {
         let go = |close| Operation::Close(close);
         let next = match close {
             Close::Drain { asked: false } => return self.ask(go(Close::Drain { asked: true }), Step::Drain),
-            Close::Old => match &mut self.old {
-                Some(old) if old.copies.failed().is_none() => {
-                    if !old.copies.is_quiet() || !old.index.is_clean() {
-                        return None;
-                    }
-                    Close::Settle { swept: false }
-                }
-                Some(old) if !old.copies.is_quiet() || !old.index.is_idle() => return None,
-                _ => Close::Settle { swept: false },
-            },
+            Close::Old if self.old.as_ref().is_some_and(|old| !old.copies.is_quiet() || !old.index.is_clean()) => {
+                return None
+            }
+            Close::Old => Close::Settle { swept: false },
             Close::Settle { swept } => {
                 let lost = self.lost.is_some();
                 let epoch = self.current.as_mut()?;
@@ -899,7 +894,7 @@ impl<M: Memory> Device<M> {
     // --- removal --------------------------------------------------------------------------
 
     fn poll_destroy(&mut self, removing: bool) -> Option<Effect> {
-        if removing || self.old.as_ref().is_some_and(|old| !old.copies.is_quiet() || !old.index.is_idle()) {
+        if removing || self.old.as_ref().is_some_and(|old| !old.is_quiet()) {
             return None;
         }
         if self.current.as_ref().is_some_and(|epoch| !epoch.is_quiet()) {
@@ -1061,8 +1056,7 @@ fn fill_index_page<M: Memory>(
     out: &mut Block,
 ) -> bool {
     let geometry = epoch.identity.geometry;
-    let zones = PAGE_ENTRIES / ZONE_BLOCKS;
-    let first = page.saturating_mul(zones);
+    let first = page.saturating_mul(PAGE_ZONES);
     let word = |at: u64| {
         let zone = first.saturating_add(at);
         let mask = geometry.zone_mask(zone);
@@ -1072,11 +1066,11 @@ fn fill_index_page<M: Memory>(
             listed(epoch, next, zone) & mask
         }
     };
-    if (0..zones).all(|at| word(at) == 0) {
+    if (0..PAGE_ZONES).all(|at| word(at) == 0) {
         return false;
     }
     out.fill(0);
-    for at in 0..zones {
+    for at in 0..PAGE_ZONES {
         let word = word(at);
         let entries = out.chunks_exact_mut(8).skip(at.saturating_mul(ZONE_BLOCKS) as usize);
         for (bit, entry) in entries.take(ZONE_BLOCKS as usize).enumerate() {

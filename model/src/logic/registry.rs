@@ -124,6 +124,7 @@ mod tests {
         assert_eq!(file_bytes(3, Some(7), geometry, 10), Ok(3 << 20));
         assert_eq!(file_bytes(u64::MAX, None, geometry, 10), Err(Errno::EFBIG));
         assert_eq!(file_bytes(1 << 43, None, geometry, 10), Err(Errno::EFBIG));
+        assert_eq!(file_bytes(0, Some(i64::MAX as u64), geometry, 10), Ok(i64::MAX as u64));
         let largest = Geometry::new(1 << 63).unwrap();
         assert_eq!(file_bytes(0, None, largest, 10), Ok(((1u64 << 63) / 100) * 10));
         assert_eq!(file_bytes(0, None, largest, 100), Ok(((1u64 << 63) / 100) * 100));

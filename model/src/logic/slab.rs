@@ -8,7 +8,7 @@ use core::hash::{Hash, Hasher};
 
 use super::memory::{Buffer, Memory};
 
-/// No record.
+/// No record: no pool has so many places.
 pub const NONE: u32 = u32::MAX;
 
 /// A record that can stand in a queue.
@@ -162,8 +162,8 @@ impl Queue {
             None => return,
         }
         match pool.get_mut(self.tail) {
-            Some(last) if self.tail != NONE => *last.next() = at,
-            _ => self.head = at,
+            Some(last) => *last.next() = at,
+            None => self.head = at,
         }
         self.tail = at;
     }
@@ -185,8 +185,8 @@ impl Queue {
             return;
         }
         match pool.get_mut(self.tail) {
-            Some(last) if self.tail != NONE => *last.next() = other.head,
-            _ => self.head = other.head,
+            Some(last) => *last.next() = other.head,
+            None => self.head = other.head,
         }
         self.tail = other.tail;
         *other = Queue::new();

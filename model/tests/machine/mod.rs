@@ -186,6 +186,10 @@ pub struct Machine {
     marks_written: u64,
     next_marks_written: u64,
     copied: u64,
+    /// When the last command was given: how many blocks had changed.
+    changed_before: u64,
+    /// Where the old data ends that a boot found (file block).
+    found_end: u64,
     /// The writes of block 0 that arrived lately: their numbers, and whether they were discards.
     block0_writes: Vec<(u64, bool)>,
     next_content: u64,
@@ -257,6 +261,8 @@ impl Machine {
             marks_written: 0,
             next_marks_written: 0,
             copied: 0,
+            changed_before: 0,
+            found_end: 0,
             block0_writes: Vec::new(),
             next_content: 1,
         };
@@ -363,7 +369,7 @@ impl Machine {
 
     /// Gives a command, which ends later.
     pub fn give(&mut self, command: Command) -> Result<(), Errno> {
-        let busy = self.device().is_busy();
+        let (busy, changed) = (self.device().is_busy(), self.device().changed_blocks());
         let given = match command {
             Command::Take => self.take(),
             Command::Drop => self.device().drop_snapshot(),
@@ -375,6 +381,7 @@ impl Machine {
         if given.is_ok() {
             self.command = Some(command);
             self.result = None;
+            self.changed_before = changed;
             self.closing |= command == Command::Close;
         }
         self.check();
@@ -415,6 +422,8 @@ impl Machine {
                 let current = self.current.unwrap();
                 let header = Header::parse(&self.files[current].page(0)[..]).unwrap();
                 assert!(header.index_only && header.fpos == self.geometry.data_block());
+                let counted = self.changed_before..=self.device().changed_blocks();
+                assert!(header.changed_blocks.is_some_and(|changed| counted.contains(&changed)), "{header:?}");
                 assert!(self.files[current].data.is_empty());
             }
             (Command::Close, Ok(())) => self.check_closed(),
@@ -424,6 +433,9 @@ impl Machine {
                 // Whoever wrote it: should the power fail now, nobody is accused at the next boot.
                 let token = record(&self.files[self.current.unwrap()]).unwrap().token;
                 assert!(token.accepts(&hashes_of(&self.disk.get(0))), "the token does not know block 0");
+                let header = Header::parse(&self.head()[..]).unwrap();
+                assert!(!header.clean && header.index_only != state.snapshot, "{header:?}");
+                assert!(!state.snapshot || header.fpos >= self.found_end, "old data lies behind {header:?}");
             }
             (Command::Verify, Err(errno)) => {
                 assert_eq!(self.device().error(), Some(errno));
@@ -479,7 +491,10 @@ impl Machine {
             Effect::WritePage { file, page, block, durable } => self.write_page(file, page, block, durable, out),
             Effect::ReadPage { file, page, block } => {
                 assert_eq!(block, self.place(page));
-                self.flights.push(Io::Read(self.file(file), page, block));
+                let file = self.file(file);
+                let written = !matches!(page, Page::Index(_)) || self.files[file].pages.contains_key(&block);
+                assert!(written, "{page:?} is read, in whose place may be anything");
+                self.flights.push(Io::Read(file, page, block));
             }
             Effect::Flush { file } => {
                 // What it is to make durable must be there before it.
@@ -500,8 +515,12 @@ impl Machine {
                     Step::RemoveCurrent => self.current,
                     _ => None,
                 };
-                let to_it = |io: &Io| matches!(io, Io::Write(_, file, ..) if Some(*file) == gone);
-                assert!(!self.flights.iter().any(to_it), "a file is removed while it is written to");
+                let of_it = |io: &Io| match io {
+                    Io::Write(_, file, ..) | Io::Read(file, ..) => Some(*file) == gone,
+                    Io::Store(..) => gone.is_some() && self.current == gone,
+                    _ => false,
+                };
+                assert!(!self.flights.iter().any(of_it), "a file is removed while it is used");
                 self.flights.push(Io::Step(step));
             }
             Effect::Done { result } => self.finished(result),
@@ -1023,6 +1042,7 @@ impl Machine {
             self.loss.insert(Reason::UntrackedWrites.code());
         }
         self.loss.extend(finding.record.lost.map(Reason::code));
+        self.found_end = self.files[current].data.keys().last().map_or(self.geometry.data_block(), |at| at + 1);
         self.bounded |= finding.record.closed.is_none() || finding.record.excess_bytes > 0;
         self.broken |= !finding.snapshot;
         assert_eq!(self.device().verify(Found { epoch, old, block0 }), Ok(()));
