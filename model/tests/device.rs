@@ -502,8 +502,10 @@ fn a_forsaken_device_lists_everything() {
         machine.run_out();
         write(&mut machine, 300, 1);
         machine.run_out();
-        machine.device().tick();
-        assert!(!machine.poll(), "there is nothing to settle, and the loss is recorded");
+        for _ in 0..2 {
+            machine.device().tick();
+            assert!(!machine.poll(), "there is nothing to settle, and the loss is recorded");
+        }
         let device = machine.device();
         assert_eq!((device.error(), device.verdict()), (Some(Errno::ENOENT), Verdict::Lost(Reason::Damaged)));
         assert!(!device.is_readable() && device.changed_blocks() == 3);
@@ -999,4 +1001,79 @@ fn other_writes_do_not_wait_for_the_token() {
     write(&mut machine, 101, 1);
     assert_eq!(machine.device().held_writes(), 1);
     machine.run_out();
+}
+
+/// Who writes block 0 waits for the record that has its content, and for no later one.
+#[test]
+fn a_write_of_block_0_waits_for_its_own_record() {
+    let mut machine = incremental(ROOM);
+    write(&mut machine, 0, 1);
+    machine.run_out();
+    write(&mut machine, 0, 1);
+    while machine.poll() {}
+    write(&mut machine, 0, 1);
+    machine.complete(0, true);
+    while machine.poll() {}
+    assert_eq!(machine.device().held_writes(), 1);
+    machine.run_out();
+}
+
+/// Regions are settled between commands, not amid one: at the instant of a snapshot nothing is on its way.
+#[test]
+fn a_tick_disturbs_no_command() {
+    for step in 0.. {
+        let mut machine = incremental(ROOM);
+        write(&mut machine, 100, 1);
+        machine.run_out();
+        // At rest from now on, so that the next one would settle it.
+        machine.device().tick();
+        machine.run_out();
+        assert_eq!(machine.give(Command::Take), Ok(()));
+        for _ in 0..step {
+            while machine.poll() {}
+            machine.complete(0, true);
+        }
+        while machine.poll() {}
+        let over = machine.command.is_none();
+        machine.device().tick();
+        machine.run_out();
+        if over {
+            break;
+        }
+    }
+}
+
+/// What was read from the origin counts only if no write was let go meanwhile.
+#[test]
+fn a_read_that_a_write_overtakes_is_made_again() {
+    let mut machine = Machine::new(ROOM);
+    machine.look(Extent { first: 100, count: 1 });
+    write(&mut machine, 100, 1);
+    for _ in 0..20 {
+        while machine.poll() {}
+        machine.complete_last();
+    }
+    machine.run_out();
+}
+
+/// Old data that a reader uses stays in memory for so long, and no longer.
+#[test]
+fn what_is_read_is_let_go_afterwards() {
+    let mut machine = Machine::new(ROOM);
+    let extent = Extent { first: 100, count: 1 };
+    write(&mut machine, 100, 1);
+    while machine.device().is_unchanged(extent) {
+        while machine.poll() {}
+        machine.complete(0, true);
+    }
+    let Look::Copy { copy, .. } = machine.device().look(extent) else { panic!("it is not in memory any more") };
+    assert_eq!(machine.give(Command::Drop), Ok(()));
+    for _ in 0..20 {
+        while machine.poll() {}
+        machine.complete(0, true);
+    }
+    assert!(machine.command.is_some());
+    machine.device().unpin(copy);
+    machine.run_out();
+    assert_eq!(machine.result, Some(Ok(())));
 }

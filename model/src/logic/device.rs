@@ -609,7 +609,6 @@ impl<M: Memory> Device<M> {
             copies::Task::Store(copy, extent, file_block) => Effect::StoreCopy { copy, extent, file_block },
             copies::Task::Drop(copy) => {
                 self.ready.append(&mut self.holds, &mut self.starved);
-                self.wake_readers |= old.index.take_wake();
                 Effect::DropCopy { copy }
             }
         })
@@ -841,10 +840,9 @@ impl<M: Memory> Device<M> {
         if absent > 0 {
             return Look::Origin(Extent { first, count: absent });
         }
-        let copied = run(word & !zeroed);
         if let Some((copy, at)) = old.copies.find(first) {
             let Some(length) = old.copies.get(copy).map(|copy| copy.extent().count) else { return Look::Wait };
-            let count = length.saturating_sub(at).min(copied);
+            let count = length.saturating_sub(at).min(room);
             old.copies.pin(copy);
             return Look::Copy { copy, at, extent: Extent { first, count } };
         }
@@ -853,7 +851,7 @@ impl<M: Memory> Device<M> {
             Lookup::Absent => Look::Failed(Errno::EIO),
             Lookup::At(block) => {
                 let mut count = 1;
-                while count < copied {
+                while count < room {
                     let here = first.saturating_add(count);
                     match old.index.look_up(here) {
                         Lookup::At(at) if at == block.saturating_add(count) => count = count.saturating_add(1),

@@ -177,6 +177,8 @@ pub struct Machine {
     pub loss: BTreeSet<u8>,
     pub broken: bool,
     head_failed: bool,
+    /// Something of the current file ended that no flush was asked for since.
+    volatile: bool,
     closing: bool,
     /// The file system is frozen.
     frozen: bool,
@@ -255,6 +257,7 @@ impl Machine {
             loss: BTreeSet::new(),
             broken: false,
             head_failed: false,
+            volatile: false,
             closing: false,
             frozen: false,
             bounded: false,
@@ -426,7 +429,10 @@ impl Machine {
                 assert!(header.changed_blocks.is_some_and(|changed| counted.contains(&changed)), "{header:?}");
                 assert!(self.files[current].data.is_empty());
             }
-            (Command::Close, Ok(())) => self.check_closed(),
+            (Command::Close, Ok(())) => {
+                assert!(!self.volatile, "closed, and not all of it is durable");
+                self.check_closed();
+            }
             (Command::Verify, Ok(())) => {
                 assert!(!state.unverified && state.active);
                 self.written.append(&mut self.noted);
@@ -497,10 +503,8 @@ impl Machine {
                 self.flights.push(Io::Read(file, page, block));
             }
             Effect::Flush { file } => {
-                // What it is to make durable must be there before it.
-                let late = |io: &Io| matches!(io, Io::Store(..) | Io::Write(_, _, Page::Index(_), ..));
-                let closing = file == File::Current && self.command == Some(Command::Close);
-                assert!(!closing || !self.flights.iter().any(late), "flushed while old data is on its way");
+                // What ends later is not in it.
+                self.volatile &= file != File::Current;
                 self.flights.push(Io::Flush(file));
             }
             Effect::ProvidePage => self.flights.push(Io::Provide),
@@ -575,7 +579,7 @@ impl Machine {
         let forgotten: Vec<u64> = former.iter().skip(MAX_RUNS).flat_map(|run| run.first..run.end()).collect();
         self.asked.extend(&forgotten);
         self.written.extend(&forgotten);
-        (self.broken, self.head_failed, self.bounded) = (false, false, false);
+        (self.broken, self.head_failed, self.bounded, self.volatile) = (false, false, false, false);
         (self.marks_written, self.copied) = (std::mem::take(&mut self.next_marks_written), 0);
         self.loss.clear();
         // What was held goes where the new file lies now.
@@ -643,6 +647,7 @@ impl Machine {
                 if ok {
                     let file = self.file(File::Current);
                     self.files[file].data.extend((at..at + extent.count).zip(contents));
+                    self.volatile = true;
                 }
                 self.broken |= !ok;
                 self.device().copy_stored(copy, result);
@@ -650,6 +655,7 @@ impl Machine {
             Io::Write(role, file, page, block, bytes) => {
                 if ok {
                     self.files[file].pages.insert(block, bytes);
+                    self.volatile |= role == File::Current && matches!(page, Page::Index(_) | Page::Fine(_));
                 }
                 match (page, ok) {
                     (Page::Head, false) => self.head_failed |= role == File::Current,
@@ -986,7 +992,7 @@ impl Machine {
         self.crowded.clear();
         self.readers.clear();
         self.command = None;
-        (self.closing, self.frozen) = (false, false);
+        (self.closing, self.frozen, self.volatile) = (false, false, false);
         self.noted.clear();
         (self.marks_written, self.copied) = (0, 0);
     }
