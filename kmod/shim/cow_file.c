@@ -90,14 +90,28 @@ void elio_cow_exit(void)
 	fsnotify_put_group(elio_marks);
 }
 
+/* The file's inode; its file system stays until elio_cow_release(), also if somebody unmounts it. Or NULL. */
 static struct inode *elio_cow_inode(struct elio_cow *cow)
 {
 	struct inode *inode;
 
 	spin_lock(&cow->lock);
-	inode = cow->inode ? igrab(cow->inode) : NULL;
+	inode = cow->inode;
+	/* While the mark has the inode, it is there, and so is its superblock. */
+	if (inode && atomic_inc_not_zero(&inode->i_sb->s_active))
+		ihold(inode);
+	else
+		inode = NULL;
 	spin_unlock(&cow->lock);
 	return inode;
+}
+
+static void elio_cow_release(struct inode *inode)
+{
+	struct super_block *sb = inode->i_sb;
+
+	iput(inode);
+	elio_sb_put(sb);
 }
 
 static void elio_cow_set_pin(struct inode *inode, bool pin)
@@ -233,6 +247,9 @@ static int elio_cow_check(struct dentry *dentry, struct elio_device *device)
 	if (sb->s_magic != EXT4_SUPER_MAGIC && sb->s_magic != ELIO_XFS_MAGIC)
 		return -EOPNOTSUPP;
 	if (!inode->i_op->fiemap)
+		return -EOPNOTSUPP;
+	/* The file system zeroes the rest of a block when it cuts the file, and reads and writes whole ones. */
+	if (i_blocksize(inode) > ELIO_BLOCK)
 		return -EOPNOTSUPP;
 	if (IS_SWAPFILE(inode) || IS_IMMUTABLE(inode))
 		return -ETXTBSY;
@@ -509,7 +526,7 @@ int elio_cow_truncate(struct elio_cow *cow, u64 bytes)
 		return -ESTALE;
 	dentry = elio_cow_dentry(cow, inode);
 	if (IS_ERR(dentry)) {
-		iput(inode);
+		elio_cow_release(inode);
 		return PTR_ERR(dentry);
 	}
 	elio_cow_set_pin(inode, false);
@@ -517,7 +534,7 @@ int elio_cow_truncate(struct elio_cow *cow, u64 bytes)
 		error = elio_cow_set_size(dentry, bytes);
 	elio_cow_set_pin(inode, true);
 	dput(dentry);
-	iput(inode);
+	elio_cow_release(inode);
 	return error;
 }
 
@@ -537,7 +554,7 @@ int elio_cow_remove(struct elio_cow *cow)
 		error = elio_cow_unlink(dentry);
 		dput(dentry);
 	}
-	iput(inode);
+	elio_cow_release(inode);
 	return error;
 }
 
@@ -564,7 +581,7 @@ static int elio_cow_open(struct elio_cow *cow, struct vfsmount *mount)
 		dput(path.dentry);
 	}
 	if (inode)
-		iput(inode);
+		elio_cow_release(inode);
 	if (IS_ERR(file))
 		return PTR_ERR(file);
 	cow->file = file;
@@ -610,5 +627,5 @@ void elio_cow_close(struct elio_cow *cow)
 	fsnotify_destroy_mark(&cow->mark, elio_marks);
 	fsnotify_put_mark(&cow->mark);
 	if (inode)
-		iput(inode);
+		elio_cow_release(inode);
 }

@@ -184,6 +184,8 @@ struct elio_disk *elio_disk_new(u32 minor, struct elio_device *device, struct el
 		.logical_block_size = bdev_logical_block_size(origin),
 		.physical_block_size = bdev_physical_block_size(origin),
 		.io_min = bdev_physical_block_size(origin),
+		/* What is read as it is on the disk goes there as it came. */
+		.dma_alignment = bdev_dma_alignment(origin),
 	};
 
 	if (!disk) {

@@ -32,6 +32,7 @@ struct elio_target {
 	u64 id;
 	struct elio_worker *worker;
 	void *tracker;
+	dev_t device;
 };
 
 struct elio_write {
@@ -337,6 +338,7 @@ int elio_hook_init(void)
 	if (error) {
 		pr_err("elastio-snap: writes cannot be seen, because submit_bio_noacct() cannot be redirected: error %d\n",
 		       error);
+		ftrace_free_filter(&elio_hook_ops);
 		kmem_cache_destroy(elio_writes);
 	}
 	return error;
@@ -370,6 +372,7 @@ struct elio_target *elio_target_new(struct block_device *device, struct elio_wor
 
 	if (!target)
 		return NULL;
+	target->device = device->bd_dev;
 	target->disk = device->bd_disk;
 	target->first = device->bd_start_sect;
 	target->sectors = bdev_nr_sectors(device);
@@ -406,6 +409,18 @@ void elio_target_unpublish(struct elio_target *target)
 void elio_target_free(struct elio_target *target)
 {
 	kfree(target);
+}
+
+bool elio_target_is_on(dev_t device)
+{
+	const struct elio_target *target;
+	bool found = false;
+
+	rcu_read_lock();
+	list_for_each_entry_rcu(target, &elio_targets, link)
+		found |= target->device == device;
+	rcu_read_unlock();
+	return found;
 }
 
 /* 0 changes the medium, 1 may change it, 2 changes it to zeroes. */

@@ -57,10 +57,9 @@ static const struct elio_part elio_parts[] = {
 	{ elio_cow_init, elio_cow_exit },
 	{ elio_rs_init, elio_rs_exit },
 	{ elio_mount_init, elio_mount_exit },
+	{ elio_hibernation_init, elio_hibernation_exit },
 	{ elio_proc_init, elio_proc_exit },
-#ifndef ELIO_RFL
 	{ elio_control_init, elio_control_exit },
-#endif
 };
 
 static void elio_exit_parts(int count)

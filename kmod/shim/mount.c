@@ -31,7 +31,9 @@ static void elio_mount_done(struct callback_head *work)
 	u64 device = mount->device;
 
 	kfree(mount);
-	elio_rs_mounted(device);
+	/* Whoever mounts something else need not wait for a command that runs. */
+	if (elio_target_is_on(device))
+		elio_rs_mounted(device);
 	module_put(THIS_MODULE);
 }
 
@@ -63,9 +65,11 @@ int elio_mount_init(void)
 
 	if (!error)
 		error = register_ftrace_function(&elio_mount_ops);
-	if (error)
+	if (error) {
+		ftrace_free_filter(&elio_mount_ops);
 		pr_err("elastio-snap: mounts cannot be seen, because setup_bdev_super() cannot be traced: error %d\n",
 		       error);
+	}
 	return error;
 }
 

@@ -150,6 +150,8 @@ struct elio_target *elio_target_new(struct block_device *device, struct elio_wor
 bool elio_target_publish(struct elio_target *target);
 void elio_target_unpublish(struct elio_target *target);
 void elio_target_free(struct elio_target *target);
+/* Whether a device has a target that is published. */
+bool elio_target_is_on(dev_t device);
 /*
  * Counts a write in flight in a lane and tells whether it may pass; byte offsets in the device. Under
  * RCU, from any context.
@@ -239,7 +241,7 @@ int elio_mount_init(void);
 void elio_mount_exit(void);
 struct super_block *elio_sb_get(const struct block_device *device);
 void elio_sb_put(struct super_block *sb);
-/* In the task that has just mounted something from a device. */
+/* In the task that has just mounted something from a device that has a target. */
 void elio_rs_mounted(u64 device);
 
 /* disk.c: a snapshot's block device. May sleep. */
@@ -261,7 +263,15 @@ bool elio_rs_untouched(void *tracker, u64 offset, u64 length);
 void elio_rs_read(void *tracker, struct elio_event *read, bool nowait);
 struct bio *elio_read_bio(void *read);
 
-/* control.c (Rust's with the kernel's crate), proc.c */
+/*
+ * hibernation.c: whether the machine's memory may be put back later; told again when that is over. May
+ * sleep.
+ */
+int elio_hibernation_init(void);
+void elio_hibernation_exit(void);
+int elio_rs_hibernation(bool begins);
+
+/* control.c, proc.c */
 int elio_control_init(void);
 void elio_control_exit(void);
 long elio_rs_ioctl(u32 command, u64 argument);

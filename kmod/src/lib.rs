@@ -4,9 +4,9 @@
 //! Invariants: nothing here can panic (`ci/kernel-object` looks at the object), nothing knows a
 //! kernel structure, and `unsafe` is in `kapi` and nowhere else.
 //!
-//! Refused with EOPNOTSUPP: a file on anything but ext2, ext3, ext4 and xfs; zoned devices, and those with
-//! DAX. Known limit: what a device without a request queue (dm, brd) had in flight when tracking began is not
-//! waited for, unless a file system was frozen.
+//! Refused with EOPNOTSUPP: a file on anything but ext2, ext3, ext4 and xfs, or where a block of the file system
+//! has more than 4096 bytes; zoned devices, and those with DAX. Known limit: what a device without a request
+//! queue (dm, brd) had in flight when tracking began is not waited for, unless a file system was frozen.
 #![cfg_attr(not(rfl), no_std)]
 #![deny(unsafe_op_in_unsafe_fn)]
 

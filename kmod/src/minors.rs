@@ -4,6 +4,8 @@
 //! Invariants: whether a command may begin is decided by `logic::registry`; one command at a time; a
 //! snapshot's node is claimed before its minor changes, so that nobody has it open then.
 
+use core::sync::atomic::{AtomicBool, Ordering};
+
 use super::files::{self, exclusion};
 use super::kapi::io::Mounted;
 use super::kapi::lock::Guard;
@@ -65,6 +67,8 @@ impl Minor {
 /// The driver.
 pub struct Driver {
     minors: Lock<KVec<Option<Minor>>>,
+    /// The machine is about to hibernate, so nothing may come to be tracked. Changed under the lock.
+    hibernates: AtomicBool,
 }
 
 /// What a setup asks for.
@@ -162,7 +166,7 @@ impl Driver {
     pub fn new() -> Option<Driver> {
         let mut minors = KVec::with_capacity(module::max_devices() as usize)?;
         while minors.push(None).is_ok() {}
-        Some(Driver { minors: Lock::new(Rank::Driver, minors)? })
+        Some(Driver { minors: Lock::new(Rank::Driver, minors)?, hibernates: AtomicBool::new(false) })
     }
 
     /// The minors, by their numbers.
@@ -170,29 +174,36 @@ impl Driver {
         self.minors.lock()
     }
 
+    /// The minors, for one more of them: `EBUSY` while the machine hibernates.
+    pub fn lock_for_new(&self) -> Result<Guard<'_, KVec<Option<Minor>>>, Errno> {
+        let minors = self.minors.lock();
+        match self.hibernates.load(Ordering::Relaxed) {
+            true => Err(Errno::EBUSY),
+            false => Ok(minors),
+        }
+    }
+
+    /// The machine is about to hibernate, or is over with it. `EBUSY` while anything is tracked: memory that is put
+    /// back knows nothing of what was written to the disk since it was kept, neither of marks nor of old data.
+    pub fn hibernation(&self, begins: bool) -> Result<(), Errno> {
+        let minors = self.minors.lock();
+        if let (true, Some(minor)) = (begins, minors.iter().flatten().next()) {
+            let (number, errno) = (minor.number.into(), Errno::EBUSY);
+            print::refusal("the machine cannot hibernate while minor % is in use", number, errno.text(), errno);
+            return Err(errno);
+        }
+        self.hibernates.store(begins, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Calls `act` on a minor that is there. `changes`: its node must not be open.
     fn on<T>(&self, minor: u32, changes: bool, act: impl FnOnce(&mut Minor) -> Result<T, Errno>) -> Result<T, Errno> {
-        let mut minors = self.minors.lock();
-        let place = minors.get_mut(minor as usize).and_then(Option::as_mut);
-        let open = changes && place.as_ref().and_then(|minor| minor.disk.as_ref()).is_some_and(Disk::is_open);
-        check_minor(minor, module::max_devices(), place.is_some(), open)?;
-        let minor = place.ok_or(Errno::ENOENT)?;
-        minor.revisit();
-        let claimed = match &minor.disk {
-            Some(disk) if changes && !disk.claim() => return Err(Errno::EBUSY),
-            disk => changes && disk.is_some(),
-        };
-        let result = act(minor);
-        // A node that `act` made is not claimed, and somebody may have it open already.
-        if let (true, Some(disk)) = (claimed, &minor.disk) {
-            disk.unclaim();
-        }
-        result
+        on(&mut self.minors.lock(), minor, changes, act)
     }
 
     /// setup-snapshot.
     pub fn setup(&self, setup: Setup) -> Result<(), Errno> {
-        let mut minors = self.minors.lock();
+        let mut minors = self.lock_for_new()?;
         let origin = Origin::open(&setup.block_device);
         let facts = NewMinor {
             minor: setup.minor,
@@ -314,10 +325,13 @@ impl Driver {
 
     /// destroy.
     pub fn destroy(&self, number: u32) -> Result<(), Errno> {
-        let result = self.on(number, true, |minor| Ok(end(minor)))?;
-        if let Some(place) = self.minors.lock().get_mut(number as usize) {
+        let mut minors = self.minors.lock();
+        let result = on(&mut minors, number, true, |minor| Ok(end(minor)))?;
+        // What has ended is nobody's to find.
+        if let Some(place) = minors.get_mut(number as usize) {
             *place = None;
         }
+        drop(minors);
         match result {
             // As the C driver: what is not mounted cannot be removed from.
             Err(errno @ Errno::ESTALE) => {
@@ -405,6 +419,30 @@ impl Driver {
         });
         report::write(sink, devices);
     }
+}
+
+/// As [`Driver::on`], by whoever has the minors.
+fn on<T>(
+    minors: &mut [Option<Minor>],
+    minor: u32,
+    changes: bool,
+    act: impl FnOnce(&mut Minor) -> Result<T, Errno>,
+) -> Result<T, Errno> {
+    let place = minors.get_mut(minor as usize).and_then(Option::as_mut);
+    let open = changes && place.as_ref().and_then(|minor| minor.disk.as_ref()).is_some_and(Disk::is_open);
+    check_minor(minor, module::max_devices(), place.is_some(), open)?;
+    let minor = place.ok_or(Errno::ENOENT)?;
+    minor.revisit();
+    let claimed = match &minor.disk {
+        Some(disk) if changes && !disk.claim() => return Err(Errno::EBUSY),
+        disk => changes && disk.is_some(),
+    };
+    let result = act(minor);
+    // A node that `act` made is not claimed, and somebody may have it open already.
+    if let (true, Some(disk)) = (claimed, &minor.disk) {
+        disk.unclaim();
+    }
+    result
 }
 
 /// Ends a minor and removes its file. What is left is to be dropped.

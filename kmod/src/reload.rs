@@ -50,7 +50,7 @@ pub struct Before {
 impl Driver {
     /// reload-snapshot and reload-incremental.
     pub fn reload(&self, reload: Reload) -> Result<(), Errno> {
-        let mut minors = self.lock();
+        let mut minors = self.lock_for_new()?;
         let origin = Origin::open(&reload.block_device);
         let mounted = origin.as_ref().map_or(Mounted::No, Origin::mounted);
         let facts = NewMinor {
@@ -71,7 +71,10 @@ impl Driver {
         let running = Running::start(reload.minor, device, origin)?;
         let mut page = Page::new().ok_or(Errno::ENOMEM)?;
         running.read_block0(&mut page)?;
-        let before = Before { block0: token::hashes(&page), late: mounted != Mounted::No };
+        // From now on mounts are told of; one that was complete by then was not.
+        let late = mounted != Mounted::No;
+        let mounted = running.origin.mounted();
+        let before = Before { block0: token::hashes(&page), late: late || mounted != Mounted::No };
         let mut minor = Minor {
             disk: None,
             running,
@@ -126,6 +129,8 @@ impl Minor {
         if let Err(notice) = result {
             self.notice = Some(notice);
             print::refusal("minor % has not got its file", self.number.into(), notice.text(), notice.errno());
+            // Without a file nobody tells us of the unmount, after which the device may go.
+            self.running.origin.rest();
             self.running.with(|device| {
                 if unverified {
                     device.refuse(notice.errno())

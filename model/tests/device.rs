@@ -663,6 +663,14 @@ fn an_unverified_device_only_notes() {
     assert_eq!(device.error(), Some(Errno::EINVAL));
 }
 
+/// What has ended has no snapshot to go on from.
+#[test]
+fn nothing_goes_on_after_the_end() {
+    let mut machine = Machine::new(ROOM);
+    machine.carry_out(Command::Destroy);
+    assert_eq!(machine.device().drop_snapshot(), Err(Errno::EINVAL));
+}
+
 #[test]
 fn the_memory_limit_is_shared() {
     let mut machine = Machine::new(ROOM);

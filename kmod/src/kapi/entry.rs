@@ -14,12 +14,13 @@ use super::super::tracker::{Job, Tracker};
 use super::ffi::{self, Opaque};
 use super::memory::{KBox, Shared};
 use super::{Origin, Target, Worker};
+use crate::control;
 use crate::logic::errno::Errno;
 
 static DRIVER: AtomicPtr<Driver> = AtomicPtr::new(null_mut());
 
 /// The driver, while the module is there.
-pub(super) fn driver() -> Option<&'static Driver> {
+fn driver() -> Option<&'static Driver> {
     // SAFETY: set by `elio_rs_init` from a box, and freed when nobody comes in any more.
     unsafe { DRIVER.load(Ordering::Acquire).as_ref() }
 }
@@ -54,6 +55,22 @@ impl Sink for Text {
 extern "C" fn elio_rs_report(out: Opaque) {
     if let Some(driver) = driver() {
         driver.report(&mut Text(out));
+    }
+}
+
+#[no_mangle]
+extern "C" fn elio_rs_ioctl(command: u32, argument: u64) -> i64 {
+    match driver().map_or(Err(Errno::ENODEV), |driver| control::perform(driver, command, argument)) {
+        Ok(()) => 0,
+        Err(errno) => errno.negative().into(),
+    }
+}
+
+#[no_mangle]
+extern "C" fn elio_rs_hibernation(begins: bool) -> i32 {
+    match driver().map_or(Ok(()), |driver| driver.hibernation(begins)) {
+        Ok(()) => 0,
+        Err(errno) => errno.negative(),
     }
 }
 

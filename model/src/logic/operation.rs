@@ -207,6 +207,9 @@ impl<M: Memory> Device<M> {
     /// changes is whole.
     pub fn drop_snapshot(&mut self) -> Result<(), Errno> {
         self.check_idle()?;
+        if self.current.is_none() {
+            return Err(Errno::EINVAL);
+        }
         self.state = self.state.after(Event::ToIncremental)?;
         self.abandon_old();
         self.operation = Operation::Drop(Drop::Quiet);

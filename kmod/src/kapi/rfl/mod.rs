@@ -3,12 +3,12 @@
 //!
 //! The parameters stay the shim's: the crate's are not in sysfs, and cannot be changed there.
 
-mod control;
 pub(super) mod lock;
 pub(super) mod memory;
 #[path = "../portable/module.rs"]
 pub mod module;
+mod parts;
 pub mod print;
 pub mod user;
 
-pub use control::Module;
+pub use parts::Module;

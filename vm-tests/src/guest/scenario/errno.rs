@@ -231,6 +231,12 @@ fn file() -> anyhow::Result<()> {
     let cow = volume.path("cow");
     ledger.expect_said("realtime", || driver.try_setup(device.path(), &cow, 8, 0), Errno::EINVAL)?;
     ensure!(!cow.exists(), "a realtime file was left behind");
+    drop(volume);
+    // Blocks larger than ours.
+    let volume = Volume::make_with(&device, Format::Xfs, 0, "mkfs.xfs -q -f -b size=16k")?;
+    let cow = volume.path("cow");
+    ledger.expect_said("large blocks", || driver.try_setup(device.path(), &cow, 8, 0), Errno::EOPNOTSUPP)?;
+    ensure!(!cow.exists(), "a file with large blocks was left behind");
     ledger.end()
 }
 

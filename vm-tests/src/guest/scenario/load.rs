@@ -142,7 +142,10 @@ fn unload() -> anyhow::Result<()> {
     // While somebody has the snapshot open it is refused.
     let open = std::fs::File::open(snapshot(0)).context("the snapshot")?;
     ensure!(shell::run("rmmod elastio_snap").is_err(), "the module went although its snapshot was open");
-    drop((open, driver));
+    drop(open);
+    shell::run("udevadm settle")?;
+    ensure!(shell::run("rmmod elastio_snap").is_err(), "the module went although its control node was open");
+    drop(driver);
     leak::unload()?;
     // Again, in incremental mode, and with nothing tracked.
     leak::load("")?;

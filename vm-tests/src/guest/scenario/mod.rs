@@ -9,6 +9,7 @@ mod cycle;
 mod errno;
 mod fault;
 mod hammer;
+mod hibernation;
 mod load;
 mod many;
 mod mount;
@@ -84,7 +85,7 @@ pub const GROUPS: &[Group] = &[
     Group { name: "load", machine: MACHINE, files: &[load::SCENARIOS] },
     Group { name: "mount", machine: MACHINE, files: &[mount::SCENARIOS, many::SCENARIOS, terabyte::SCENARIOS] },
     Group { name: "pressure", machine: SMALL, files: &[many::PRESSURE] },
-    Group { name: "reload", machine: MACHINE, files: &[reload::SCENARIOS, removal::SCENARIOS] },
+    Group { name: "reload", machine: MACHINE, files: &[reload::SCENARIOS, removal::SCENARIOS, hibernation::SCENARIOS] },
 ];
 
 /// The scenario of a name.

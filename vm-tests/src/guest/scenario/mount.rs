@@ -6,9 +6,10 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{ensure, Context as _};
-use rustix::mount::MountFlags;
+use rustix::mount::{unmount, MountFlags, UnmountFlags};
 
 use super::Scenario;
 use crate::guest::content::{self, ensure_same, ranges, Disk};
@@ -28,6 +29,8 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario::new("unmount-lazy", lazy),
     Scenario::new("destroy", destroy),
     Scenario::new("opened-at-once", opened_at_once),
+    Scenario::new("unmounted-meanwhile", unmounted_meanwhile),
+    Scenario::new("mounted-beside", mounted_beside),
 ];
 
 /// util-linux mounts through fsopen, fsmount and move_mount.
@@ -270,4 +273,60 @@ fn destroy() -> anyhow::Result<()> {
         disk.write(volume.area, 16, 100)?;
     }
     volume.check()
+}
+
+/// Unmounted while a command cuts or removes its file: whichever is first, nothing is used that is gone.
+fn unmounted_meanwhile() -> anyhow::Result<()> {
+    let device = Device::new(Kind::Linear, 0, 160)?;
+    // Of this format a long file takes long to cut.
+    let volume = Volume::make(&device, Format::Ext3, 0)?;
+    let mut driver = Driver::open()?;
+    for round in 0..16 {
+        driver.setup(device.path(), &volume.path("cow"), 100, 0)?;
+        shell::run("udevadm settle")?;
+        let command = if round % 2 == 0 { Command::Incremental(0) } else { Command::Destroy(0) };
+        let (done, gone) = std::thread::scope(|scope| {
+            let unmounter = scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(15 * round));
+                unmount(&volume.root, UnmountFlags::empty())
+            });
+            (driver.patiently(command), unmounter.join().is_ok_and(|result| result.is_ok()))
+        });
+        println!("{command:?}: {:?}; unmounted: {gone}", done?);
+        if gone {
+            // The command may have kept it a little longer than its mount.
+            shell::wait_for("the volume", || volume.mount("").is_ok())?;
+        }
+        let _ = driver.patiently(Command::Destroy(0))?;
+        let _ = std::fs::remove_file(volume.path("cow"));
+    }
+    volume.unmount()?;
+    volume.check()
+}
+
+/// A command that waits for its volume keeps nobody from mounting another one.
+fn mounted_beside() -> anyhow::Result<()> {
+    let (device, other) = (Device::new(Kind::Virtio, 1, 128)?, Device::new(Kind::Virtio, 2, 128)?);
+    let (volume, beside) = (Volume::make(&device, Format::Ext4, 1)?, Volume::make(&other, Format::Ext4, 2)?);
+    beside.unmount()?;
+    let mut driver = Driver::open()?;
+    let freeze = |how| shell::run(&format!("fsfreeze {how} {}", volume.root.display()));
+    freeze("-f")?;
+    let mounted = AtomicBool::new(false);
+    let result = std::thread::scope(|scope| {
+        let command = scope.spawn(|| driver.setup(device.path(), &volume.path("cow"), 8, 0));
+        std::thread::sleep(Duration::from_millis(500));
+        let mount = scope.spawn(|| beside.mount("").map(|()| mounted.store(true, Ordering::Relaxed)));
+        let result = shell::wait_for("a mount beside", || mounted.load(Ordering::Relaxed));
+        let waited = !command.is_finished();
+        freeze("-u")?;
+        let ended = [command.join(), mount.join()];
+        ensure!(waited, "the command did not wait for the frozen volume, so nothing was tested");
+        for end in ended {
+            end.map_err(|_| anyhow::anyhow!("a thread panicked"))??;
+        }
+        result
+    });
+    result?;
+    driver.destroy(0)
 }

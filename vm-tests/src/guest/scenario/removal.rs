@@ -5,6 +5,7 @@
 //! still be destroyed, and its number belongs to the next one; nobody's writes wait for it.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{ensure, Context as _};
 use model::errno::Errno;
@@ -12,13 +13,14 @@ use model::errno::Errno;
 use super::Scenario;
 use crate::guest::content::{self, ensure_same};
 use crate::guest::device::{Device, Kind};
-use crate::guest::driver::{snapshot, Driver};
+use crate::guest::driver::{snapshot, Command, Driver};
 use crate::guest::shell;
 use crate::guest::volume::{Format, Volume};
 
 /// Removed in order and torn out, in each mode; made larger.
 pub const SCENARIOS: &[Scenario] = &[
     Scenario::new("removed-in-order", in_order),
+    Scenario::new("removed-though-refused", refused),
     Scenario::new("torn-out-incremental", || torn_out(true)),
     Scenario::new("torn-out-snapshot", || torn_out(false)),
     Scenario::new("powered-off", powered_off),
@@ -60,6 +62,26 @@ fn in_order() -> anyhow::Result<()> {
     shell::run(&format!("umount -l {}", volume.root.display()))?;
     driver.destroy(1)?;
     volume.check()
+}
+
+/// A file that is refused keeps no device from going.
+fn refused() -> anyhow::Result<()> {
+    let device = Device::new(Kind::Linear, 1, 100)?;
+    let mut driver = Driver::open()?;
+    {
+        let volume = Volume::make(&device, Format::Ext4, 0)?;
+        volume.fill("cow", 64, 1)?;
+        volume.unmount()?;
+        let reload = driver.once(Command::ReloadIncremental(device.path(), Path::new("/cow"), 0))?;
+        ensure!(reload.is_ok(), "reload-incremental: {reload:?}");
+        volume.mount("")?;
+        ensure!(driver.notice(0)?.is_some(), "a file of anything is taken");
+        volume.unmount()?;
+    }
+    let path = device.path.clone();
+    drop(device);
+    ensure!(!path.exists(), "a device whose file was refused cannot be removed");
+    driver.destroy(0)
 }
 
 /// A disk that is mounted and written to leaves the bus, and comes back.
