@@ -327,6 +327,35 @@ fn room_is_not_left_before_a_loss_is_recorded() {
     assert!((185..245).all(|block| machine.epoch().fast.contains(block)));
 }
 
+/// Where the mark of the room's region is just being written as settled, the room is left after another
+/// write of it, which nothing but the command asks for.
+#[test]
+fn room_in_a_region_that_is_being_settled_is_left_as_well() {
+    let mut machine = Machine::new(Room { own: true, data: 60, ..ROOM });
+    write(&mut machine, 100, 1);
+    machine.run_out();
+    machine.device().tick();
+    machine.run_out();
+    machine.device().tick();
+    for _ in 0..2 {
+        // The fine bits, and their flush.
+        while machine.poll() {}
+        machine.complete(0, true);
+    }
+    while machine.poll() {}
+    assert!(machine.is_on_its_way(Page::Coarse(0)));
+    machine.give(Command::Drop).unwrap();
+    for _ in 0..2 {
+        // The record, and the header that it announces.
+        while machine.poll() {}
+        machine.complete_last();
+    }
+    while machine.poll() {}
+    assert!(machine.is_on_its_way(Page::Coarse(0)) && machine.command.is_some());
+    machine.run_out();
+    assert_eq!(machine.result, Some(Ok(())));
+}
+
 /// Under a snapshot a discard is completed and changes nothing; without one it is a change.
 #[test]
 fn a_discard_is_a_hint_under_a_snapshot_only() {

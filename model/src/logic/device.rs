@@ -559,7 +559,9 @@ impl<M: Memory> Device<M> {
                 // The step may have made other work, which goes before the next step.
                 Progress::Step if M::has(Mutant::PollStopsEarly) => return None,
                 Progress::Step => {}
-                Progress::None => return None,
+                Progress::None if M::has(Mutant::AskedAndForgotten) => return None,
+                // What the command waits for it may have asked for just now.
+                Progress::None => return self.poll_background(out),
             }
         }
     }

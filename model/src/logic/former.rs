@@ -12,6 +12,7 @@ use super::exclusion::{Area, Exclusion, Role};
 use super::geometry::Extent;
 use super::header::Malformed;
 use super::memory::{Block, Memory, BLOCK_SIZE};
+use super::mutant::Mutant;
 
 const MAGIC: &[u8; 4] = b"ELFO";
 const START: usize = 1536;
@@ -72,7 +73,7 @@ fn runs<M: Memory>(exclusion: &Exclusion<M>) -> impl Iterator<Item = Extent> + '
 /// Writes the former file's areas of an exclusion into a header block, as many as fit.
 pub fn store<M: Memory>(block: &mut Block, seed: u32, exclusion: &Exclusion<M>) {
     let total = runs(exclusion).count();
-    if total == 0 {
+    if total == 0 || M::has(Mutant::FormerPlaceForgotten) {
         return;
     }
     put(block, START, MAGIC);

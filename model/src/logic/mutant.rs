@@ -88,4 +88,14 @@ mutants! {
     MarksForgotten = "marks-forgotten";
     /// Where a mark and its loss cannot be written, the write goes on after one attempt.
     OneAttempt = "one-attempt";
+    /// What a command asked for while it waits is not fetched before the next event.
+    AskedAndForgotten = "asked-and-forgotten";
+    /// The room for old data is given back before the loss of a mark is recorded.
+    RoomLeftBeforeLoss = "room-left-before-loss";
+    /// The room for old data is given back before its regions are marked.
+    RoomLeftBeforeMark = "room-left-before-mark";
+    /// A finished list lacks what is a file's in one of its two snapshots only.
+    PlacesNotListed = "places-not-listed";
+    /// The next file does not remember where the former one lay.
+    FormerPlaceForgotten = "former-place-forgotten";
 }

@@ -589,8 +589,8 @@ impl<M: Memory> Device<M> {
     }
 
     /// Marks the blocks of old data from `block` on as changed, because the next snapshot shows what is
-    /// in them. Returns where it has to wait for a mark, which is a step further than where it began if
-    /// it asked for that mark just now, or for the record of a loss; `None` when they are no longer excluded.
+    /// in them. Returns where it has to wait for a mark, or for the record of a loss; `None` when they are no
+    /// longer excluded.
     fn leave_data(&mut self, mut block: u64) -> Option<u64> {
         let lost = self.lost.is_some();
         let epoch = self.current.as_mut()?;
@@ -598,8 +598,11 @@ impl<M: Memory> Device<M> {
             block = extent.first;
             for (zone, mask) in ZoneMasks::new(extent) {
                 // With their bits, writes to them are let go unseen: the medium has to know, as in `admit_zone`.
-                let known =
-                    if lost { epoch.commit.is_quiet() } else { epoch.tracking.touch(zone / REGION_ZONES) == Touch::Go };
+                let known = if lost {
+                    epoch.commit.is_quiet() || M::has(Mutant::RoomLeftBeforeLoss)
+                } else {
+                    epoch.tracking.touch(zone / REGION_ZONES) == Touch::Go || M::has(Mutant::RoomLeftBeforeMark)
+                };
                 if !known {
                     return Some(block);
                 }
@@ -1037,7 +1040,8 @@ fn set_whole<M: Memory>(fast: &super::fast::Fast<M>, geometry: super::geometry::
 /// snapshots shows as zeroes and the other does not.
 fn listed<M: Memory>(epoch: &Epoch<M>, next: Option<&Epoch<M>>, zone: u64) -> u64 {
     let after = next.map_or(0, |next| next.exclusion.zeroed(zone));
-    epoch.fast.word(zone) | (epoch.exclusion.zeroed(zone) ^ after)
+    let differing = if M::has(Mutant::PlacesNotListed) { 0 } else { epoch.exclusion.zeroed(zone) ^ after };
+    epoch.fast.word(zone) | differing
 }
 
 /// How many blocks that list has.
