@@ -181,7 +181,7 @@ fn every_mutant_is_caught() {
         .map(|catch| catch.name)
         .collect();
     assert!(survivors.is_empty(), "{survivors:?}");
-    assert!(mutant::names().len() >= 49);
+    assert!(mutant::names().len() >= 56);
 }
 
 #[test]
@@ -289,6 +289,65 @@ fn no_space_for_the_file_harms_no_writer() {
         refused += usize::from(world.trace.unwrap_or_default().iter().any(|line| line.contains("NO SPACE")));
     }
     assert!(refused > 20, "{refused}");
+}
+
+/// Files on the device itself: they are cut, made and removed, what they leave is written to, and no snapshot
+/// shows what is in them.
+#[test]
+fn files_come_and_go_on_the_device() {
+    let worlds: Vec<Scenario> = mutant::gauntlet().into_iter().filter(|scenario| scenario.files_on_device).collect();
+    let mut coverage = Coverage::default();
+    for seed in 0..60 {
+        for scenario in &worlds {
+            let world = mutant::run(scenario, &mut Seeded::new(seed), seed);
+            assert_eq!(world.violation, None, "seed {seed} of {scenario:?}");
+            coverage.add(&world.coverage);
+        }
+    }
+    for event in [Event::RoomGivenBack, Event::RoomWritten, Event::FileRemoved, Event::ReadZero, Event::ReadFile] {
+        assert!(coverage.count(event) > 10, "{event:?}");
+    }
+}
+
+/// What an environment and a model that forget about them do wrong is seen only where files lie on the device.
+#[test]
+fn only_files_on_the_device_show_what_is_forgotten_of_them() {
+    let elsewhere: Vec<Scenario> = mutant::gauntlet().into_iter().filter(|one| !one.files_on_device).collect();
+    for name in [
+        "files-not-excluded",
+        "former-room-unseen",
+        "room-left-before-mark",
+        "places-not-listed",
+        "former-place-forgotten",
+    ] {
+        let caught = mutant::try_one(name, 400);
+        assert!(caught.found.is_some_and(|(scenario, _)| scenario.files_on_device), "{name}");
+        for scenario in &elsewhere {
+            let scenario = Scenario { mutant: Some(name.into()), ..scenario.clone() };
+            for seed in 0..20 {
+                let world = mutant::run(&scenario, &mut Seeded::new(seed), seed);
+                assert_eq!(world.violation, None, "{name}, seed {seed}");
+            }
+        }
+    }
+}
+
+/// Every order in which a file is cut and the next one made, with a writer and a power cut.
+#[test]
+fn files_on_the_device_are_explored() {
+    let commands = [scenario::Command::ToIncremental, scenario::Command::ToSnapshot];
+    let mut scenario = explore::scenario(1, 2, 1, true, &commands);
+    explore::lie_on_device(&mut scenario, 2);
+    let report = explore::explore(&scenario, 0, 1, 1, None);
+    assert_eq!(report.failure, None);
+    assert!(!report.cut_short && report.skipped == 0 && report.states > 500, "{report:?}");
+    for event in [Event::RoomGivenBack, Event::RoomWritten, Event::FileRemoved, Event::CutInTake] {
+        assert!(report.coverage.count(event) > 0, "{event:?}");
+    }
+    for name in ["room-left-before-mark", "former-room-unseen", "places-not-listed"] {
+        let scenario = Scenario { mutant: Some(name.into()), ..scenario.clone() };
+        assert!(explore::explore(&scenario, 0, 1, 1, None).failure.is_some(), "{name} survives");
+    }
 }
 
 /// The other coarse pages of the next file are on their way when one of them fails.
@@ -434,6 +493,9 @@ fn bad_input_is_refused_with_its_place() {
     for length in 0..text.len() - 2 {
         assert!(Recording::parse(text.get(..length).unwrap_or("")).is_err(), "cut at {length}");
     }
+    let on_device = text.replace("\"slow-poll\"", "\"files-on-device\": true, \"slow-poll\"");
+    refused(&on_device.replace("\"data-blocks\": 64", "\"data-blocks\": 250"), "scenario.files-on-device");
+    refused(&on_device.replace("1024", "254").replace("\n      0,", ""), "scenario.blocks: one must");
     refused("[]", "schema: missing");
     refused("", "line 1");
 }

@@ -88,6 +88,9 @@ pub struct Explore {
     /// Reads of the snapshot, at any time
     #[arg(long, value_name = "R", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=4))]
     reads: u32,
+    /// The copy-on-write files lie on the tracked device itself, and so do some of the blocks that are written
+    #[arg(long)]
+    files_on_device: bool,
     /// Explore one part of the bound
     #[arg(long, value_name = "INDEX/COUNT", default_value = "0/1")]
     shard: Shard,
@@ -240,6 +243,9 @@ fn run_explore(arguments: &Explore) -> ExitCode {
     for snapshot in modes {
         let mut scenario =
             explore::scenario(arguments.writes, arguments.blocks as usize, arguments.crashes, snapshot, &commands);
+        if arguments.files_on_device {
+            explore::lie_on_device(&mut scenario, arguments.blocks as usize);
+        }
         scenario.reads = arguments.reads;
         for (name, budget) in scenario::Faults::KINDS {
             *budget(&mut scenario.faults) = u32::from(arguments.faults.contains(&name));

@@ -114,6 +114,14 @@ events! {
     Completed = "discard completed";
     /// A discard left what was there.
     DiscardIgnored = "discard without effect";
+    /// The room of a file on the device was given back.
+    RoomGivenBack = "room given back";
+    /// Somebody wrote to such room.
+    RoomWritten = "write to room given back";
+    /// A former file on the device was removed.
+    FileRemoved = "former file removed";
+    /// The snapshot was read where a file lies.
+    ReadZero = "snapshot read where a file lies";
 }
 
 /// How often each event happened.

@@ -48,6 +48,14 @@ impl Sector {
         Sector::Bytes(Rc::new(Bytes { hash: fast_hash(&raw), raw }))
     }
 
+    /// Its bytes. Of data no more is known than that they are no zeroes, and nobody's metadata.
+    pub fn raw(&self) -> [u8; 512] {
+        match self {
+            Sector::Data(number) => std::array::from_fn(|at| number.to_le_bytes()[at % 8]),
+            Sector::Bytes(bytes) => bytes.raw,
+        }
+    }
+
     fn key(&self) -> u64 {
         match self {
             Sector::Data(number) => *number,
@@ -276,6 +284,13 @@ impl Disk {
             return Vec::new();
         }
         of_sector().map(|cached| cached.content.clone()).chain([self.durable(sector)]).collect()
+    }
+
+    /// What a sector may hold, from what is durable to what a read gives.
+    pub fn possible(&self, sector: u64) -> Vec<Sector> {
+        let of_sector = self.cache.iter().filter(|cached| cached.sector == sector);
+        let cached = of_sector.map(|cached| cached.content.clone());
+        [self.durable(sector)].into_iter().chain(cached).chain([self.read(sector)]).collect()
     }
 
     /// A bug of the disk: `sector` reads as `content` until it is written again (rotten or stale).

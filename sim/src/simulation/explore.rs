@@ -9,11 +9,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use model::geometry::Geometry;
+
 use super::choice::Odometer;
 use super::coverage::Coverage;
 use super::hash::{fast_hash, FastMap, FastSet};
 use super::scenario::{Command, Op, Scenario, SCHEMA, SMALL_DEVICE};
 use super::tape::Recording;
+use super::world::placement::Placement;
 use super::world::World;
 
 /// Most ways of one power cut that are tried one by one.
@@ -78,6 +81,18 @@ pub fn scenario(writes: u32, blocks: usize, crashes: u32, snapshot: bool, comman
         data_blocks: 32,
         ..Scenario::default()
     }
+}
+
+/// The files of a bound lie on the device itself, and its writes go where files come and go.
+pub fn lie_on_device(scenario: &mut Scenario, blocks: usize) {
+    scenario.files_on_device = true;
+    scenario.device_bytes = 2 * SMALL_DEVICE;
+    let Some(geometry) = Geometry::new(scenario.device_bytes) else { return };
+    let landmarks = Placement::landmarks(geometry, scenario.data_blocks);
+    // The room of the first file, what lies in it, block 0, and the room of the next file, in another region.
+    let [first, next] = [0, 5].map(|at| landmarks.iter().skip(at).copied());
+    let all = first.take(2).chain([0]).chain(next).chain([1]);
+    scenario.blocks = all.take(blocks.max(2)).collect();
 }
 
 /// What was gone into, with how many writes left: with fewer nothing else can come of it.

@@ -6,10 +6,13 @@
 
 use std::time::{Duration, Instant};
 
+use model::geometry::Geometry;
+
 use super::choice::{Choice, Recorder, Seeded};
 use super::coverage::Coverage;
 use super::scenario::{Command, Faults, Op, Scenario, SCHEMA, SMALL_DEVICE};
 use super::tape::Recording;
+use super::world::placement::Placement;
 use super::world::{Weights, World};
 
 /// Steps of a safety phase.
@@ -50,7 +53,7 @@ pub fn swarm(seed: u64) -> (Scenario, Weights) {
         commands.push(Command::Destroy);
     }
     let tight = random.below(4);
-    let scenario = Scenario {
+    let mut scenario = Scenario {
         schema: SCHEMA,
         device_bytes: SMALL_DEVICE,
         tear: if random.below(3) == 0 { 8 } else { 1 },
@@ -68,6 +71,7 @@ pub fn swarm(seed: u64) -> (Scenario, Weights) {
         memory_blocks: if tight == 2 { 1 } else { 64 },
         holds: if tight == 3 { 1 } else { 16 },
         slow_poll: random.below(4) == 0,
+        files_on_device: false,
         faults,
         mutant: None,
     };
@@ -80,7 +84,21 @@ pub fn swarm(seed: u64) -> (Scenario, Weights) {
         fault: weight(1),
         crash: 1,
     };
+    if random.below(4) == 0 {
+        lie_on_device(&mut scenario, &mut random);
+    }
     (scenario, weights)
+}
+
+/// The files lie on the device itself, and some of what is written lies where they come and go.
+fn lie_on_device(scenario: &mut Scenario, random: &mut Seeded) {
+    scenario.files_on_device = true;
+    scenario.device_bytes = [SMALL_DEVICE, 2 * SMALL_DEVICE][random.below(2) as usize];
+    let Some(geometry) = Geometry::new(scenario.device_bytes) else { return };
+    let landmarks = Placement::landmarks(geometry, scenario.data_blocks);
+    let others = [1, 2, 1023, 1024, geometry.blocks() - 1];
+    let all = landmarks.into_iter().chain(others);
+    scenario.blocks = std::iter::once(0).chain(all.filter(|_| random.below(3) == 0)).collect();
 }
 
 /// Runs the world of a seed; also gives the tape of it.

@@ -17,6 +17,7 @@ use model::record::{Phase, Record};
 use super::choice::{Choice, Recorder, Seeded};
 use super::scenario::{Command, Faults, Op, Scenario, SCHEMA};
 use super::tape::Recording;
+use super::world::placement::Placement;
 use super::world::World;
 
 /// A bug that can be switched on.
@@ -62,6 +63,10 @@ pub enum Bug {
     ModeInsisted,
     /// A discard of block 0 is not told to the token, which then accuses over the zeroes.
     DiscardUntold,
+    /// Nobody tells the logic where the files lie on the device.
+    FilesNotExcluded,
+    /// Writes to the room that a file has given back are taken for the driver's own.
+    FormerRoomUnseen,
 }
 
 const ENVIRONMENT: &[(Bug, &str)] = &[
@@ -84,6 +89,8 @@ const ENVIRONMENT: &[(Bug, &str)] = &[
     (Bug::DamagedSlotIgnored, "damaged-slot-ignored"),
     (Bug::ModeInsisted, "mode-insisted"),
     (Bug::DiscardUntold, "discard-untold"),
+    (Bug::FilesNotExcluded, "files-not-excluded"),
+    (Bug::FormerRoomUnseen, "former-room-unseen"),
 ];
 
 /// The bug of that name.
@@ -125,6 +132,11 @@ pub fn gauntlet() -> Vec<Scenario> {
         untracked: 1,
         ..Scenario::default()
     };
+    // The files lie on the device itself, and writers write where they come and go.
+    let on_device = Scenario { files_on_device: true, untracked: 0, crashes: 1, ..plain.clone() };
+    let geometry = model::geometry::Geometry::new(on_device.device_bytes);
+    let landmarks = geometry.map(|geometry| Placement::landmarks(geometry, on_device.data_blocks)).unwrap_or_default();
+    let on_device = Scenario { blocks: [0, 1].into_iter().chain(landmarks.iter().copied()).collect(), ..on_device };
     // Whatever is written is tracked, and nobody else looks.
     let writers = Scenario { snapshot: false, ops: vec![Op::Write], reads: 0, untracked: 0, ..plain.clone() };
     vec![
@@ -252,6 +264,25 @@ pub fn gauntlet() -> Vec<Scenario> {
             crashes: 3,
             ..writers
         },
+        on_device.clone(),
+        // What a file leaves is written to, and found by a later power cut.
+        Scenario {
+            blocks: [0, 1024].into_iter().chain(landmarks).collect(),
+            commands: vec![Command::ToIncremental, Command::Tick],
+            ops: vec![Op::Write],
+            writes: 3,
+            reads: 0,
+            ..on_device.clone()
+        },
+        // It leaves what it has no mark for, and then no power.
+        Scenario {
+            faults: Faults { full: 5, ..Faults::default() },
+            writes: 0,
+            reads: 0,
+            commands: vec![Command::ToIncremental],
+            command_count: 1,
+            ..on_device
+        },
     ]
 }
 
@@ -259,6 +290,10 @@ pub fn gauntlet() -> Vec<Scenario> {
 pub fn run(scenario: &Scenario, choice: &mut impl Choice, seed: u64) -> World {
     let mut world = World::new(scenario);
     world.weights.fault = [1, 12, 60][(seed % 3) as usize];
+    if scenario.files_on_device {
+        // A file is cut and given back in a few steps.
+        world.weights.crash = 6;
+    }
     super::fuzz::run(world, choice)
 }
 

@@ -58,6 +58,20 @@ impl Origin {
         }
     }
 
+    /// Those sectors are a file's from now on.
+    pub fn leave(&mut self, sectors: std::ops::Range<u64>) {
+        self.sectors.retain(|(sector, _)| !sectors.contains(sector));
+    }
+
+    /// A sector is somebody's that was a file's: it holds one of these, and reads as the last.
+    pub fn join(&mut self, sector: u64, contents: Vec<Sector>) {
+        if self.unwatched {
+            return;
+        }
+        let written = |content| Written { content, ended: Some(0), failed: false, undefined: true };
+        *self.of(sector) = contents.into_iter().map(written).collect();
+    }
+
     /// A write is submitted.
     pub fn begin(&mut self, payload: &[(u64, Sector)]) {
         if self.unwatched {

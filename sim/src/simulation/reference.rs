@@ -125,6 +125,10 @@ pub struct CowFile {
     asked: Blocks,
     /// Written before the file was known; promised once it is verified.
     noted: Blocks,
+    /// What its snapshot shows as zeroes, because it or the former file lies there.
+    zeroed: Vec<Extent>,
+    /// What its snapshot shows as zeroes and the next one does not, or the other way round.
+    differing: Blocks,
     base: Rc<Vec<(u64, Content)>>,
     /// Sectors of the base that a failed flush had left undefined: what a power cut may make of them.
     doubted: Rc<Vec<Doubt>>,
@@ -165,6 +169,8 @@ impl CowFile {
             submitted: Blocks::default(),
             asked: Blocks::default(),
             noted: Blocks::default(),
+            zeroed: Vec::new(),
+            differing: Blocks::default(),
             base: Rc::default(),
             doubted: Rc::default(),
             was_cut: false,
@@ -191,6 +197,39 @@ impl CowFile {
         self.doubted = Rc::new(doubted);
         self.snapshot = true;
         self.begun = true;
+    }
+
+    /// It lies on the device itself, and so does the one before it.
+    pub fn lie(&mut self, own: Vec<Extent>, former: Vec<Extent>) {
+        self.zeroed = own;
+        self.zeroed.extend(former);
+    }
+
+    /// Whether its snapshot shows a block as zeroes.
+    pub fn is_zeroed(&self, block: u64) -> bool {
+        self.zeroed.iter().any(|extent| (extent.first..extent.end()).contains(&block))
+    }
+
+    /// The file is about to leave those blocks, which may be in the list from here on.
+    pub fn expect_change(&mut self, extent: Extent) {
+        self.asked.insert(extent);
+    }
+
+    /// The file has left those blocks: the next snapshot shows what is in them, as if they had been written.
+    pub fn leave(&mut self, room: &[Extent]) {
+        self.zeroed.retain(|extent| !room.contains(extent));
+        for extent in room {
+            self.asked.insert(*extent);
+            self.submitted.insert(*extent);
+        }
+    }
+
+    /// Its epoch is over. Whoever applies its list has the next snapshot, zeroes and all.
+    pub fn end(&mut self, next: &CowFile) {
+        let all = self.zeroed.iter().chain(&next.zeroed).flat_map(|extent| extent.first..extent.end());
+        for block in all.filter(|block| self.is_zeroed(*block) != next.is_zeroed(*block)).collect::<Vec<_>>() {
+            self.differing.insert(Extent { first: block, count: 1 });
+        }
     }
 
     /// A power cut came between the former file's seal and this one's first write.
@@ -480,7 +519,7 @@ impl CowFile {
                 let block = number * 512 + at as u64;
                 if entry.iter().any(|byte| *byte != 0) && block < self.geometry.blocks() {
                     reported += 1;
-                    if self.asked.contains(block) {
+                    if self.asked.contains(block) || self.differing.contains(block) {
                         found.insert(Extent { first: block, count: 1 });
                     }
                 }
@@ -495,7 +534,7 @@ impl CowFile {
         let old = record
             .is_some_and(|record| record.is_open() || ![record.header_crc, record.former_header_crc].contains(&crc));
         // Copied for a write that was never let through: its entry makes up for one that was lost.
-        let fooled = found.0.iter().any(|block| !self.submitted.contains(*block));
+        let fooled = found.0.iter().any(|block| !self.submitted.contains(*block) && !self.differing.contains(*block));
         // Which whoever applies the list is told.
         // Nor is a header the newest whose write was lost.
         if ((short || old || fooled) && may_be_short) || self.vague || hidden.is_some() {
@@ -503,6 +542,9 @@ impl CowFile {
         }
         if let Some(block) = self.submitted.0.iter().find(|block| !found.contains(**block)) {
             return violation("I1", format!("block {block} was written and is not in the finished index"));
+        }
+        if let Some(block) = self.differing.0.iter().find(|block| !found.contains(**block)) {
+            return violation("I1", format!("block {block} is a file's in one of two snapshots, and not in the index"));
         }
         if short && header.index_only {
             let counted = header.changed_blocks;

@@ -7,6 +7,8 @@
 use model::commit::ATTEMPTS;
 use serde::{Deserialize, Serialize};
 
+use super::world::placement::Placement;
+
 /// The version of the format.
 pub const SCHEMA: u32 = 1;
 
@@ -167,6 +169,9 @@ pub struct Scenario {
     pub holds: u32,
     /// Effects are fetched one by one, between other events.
     pub slow_poll: bool,
+    /// The copy-on-write files lie on the tracked device itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub files_on_device: bool,
     /// Faults.
     pub faults: Faults,
     /// A known bug to switch on, by its name in the ledger.
@@ -197,6 +202,7 @@ impl Default for Scenario {
             memory_blocks: 64,
             holds: 8,
             slow_poll: false,
+            files_on_device: false,
             faults: Faults::default(),
             mutant: None,
         }
@@ -223,6 +229,15 @@ impl Scenario {
         }
         if self.holds == 0 || self.memory_blocks == 0 {
             return Err(format!("{}: must not be 0", if self.holds == 0 { "holds" } else { "memory-blocks" }));
+        }
+        if self.files_on_device {
+            if Placement::new(geometry, 0, self.data_blocks).is_none() {
+                return Err("files-on-device: a file must fit into a quarter of the device".into());
+            }
+            let taken = |block: &u64| Placement::is_ever_taken(geometry, self.data_blocks, *block);
+            if self.blocks.iter().all(taken) {
+                return Err("blocks: one must be where no file ever lies, as block 0".into());
+            }
         }
         if self.command_count > 0 && self.commands.is_empty() {
             return Err("commands: must not be empty where command-count is not 0".into());

@@ -13,7 +13,7 @@ use model::effect::{Effect, File, Page, Release, Step};
 use model::epoch::{Epoch, Origin};
 use model::errno::Errno;
 use model::fast::Fast;
-use model::geometry::{Extent, Geometry, BLOCK_SHIFT, COARSE_SECTOR_REGIONS};
+use model::geometry::{Extent, Geometry, BLOCK_SHIFT};
 use model::header::Header;
 use model::hold::{Kind, Write};
 use model::memory::Block;
@@ -25,6 +25,7 @@ use model::token::{self, Hashes, UNKNOWN, UNTOUCHED};
 use model::verdict::Verdict;
 
 mod fault;
+pub mod placement;
 pub mod script;
 
 use super::choice::Choice;
@@ -37,6 +38,7 @@ use super::origin::Origin as Held;
 use super::reference::{self, Content, CowFile, Told, Violation};
 use super::scenario::{Command, Op, Scenario};
 use super::supplies;
+use placement::Placement;
 
 /// Sectors by which files lie apart on the disk.
 const AREA: u64 = 1 << 32;
@@ -108,6 +110,11 @@ enum Io {
     },
     Provide,
     Step(Step),
+    /// The file system cuts a file; then the step ends.
+    Cut {
+        step: Step,
+        payload: Payload,
+    },
     SnapshotOrigin {
         reader: u32,
         block: u64,
@@ -154,6 +161,8 @@ enum Action {
     Stale,
     /// The disk is pulled out.
     Remove,
+    /// A former file on the device is removed.
+    Unlink,
     /// Somebody writes while the module is not there.
     Untracked,
     /// The power fails.
@@ -196,6 +205,8 @@ pub struct World {
     device: Option<Machine>,
     /// All files that were made, the present ones' places in it.
     files: Vec<CowFile>,
+    /// Where they lie if they lie on the device, until they are removed.
+    places: Vec<Option<Placement>>,
     current: Option<usize>,
     next: Option<usize>,
     former: Option<usize>,
@@ -272,7 +283,7 @@ impl World {
         if let Some(machine) = &self.device {
             machine.0.hash(state);
         }
-        self.files.hash(state);
+        (&self.files, &self.places).hash(state);
         (self.current, self.next, self.former).hash(state);
         // In any order: whichever ends first is chosen.
         let hash = |io: &Io| match io {
@@ -311,9 +322,10 @@ impl World {
     /// The world at the beginning of a scenario, with its snapshot taken.
     pub fn new(scenario: &Scenario) -> World {
         let mut world = World::before(scenario);
-        world.take_snapshot();
+        world.take_snapshot(0);
         world.settle_down();
         if !scenario.snapshot {
+            world.current.into_iter().for_each(|file| world.expect_room(file));
             world.device_do(|device| device.drop_snapshot());
             world.settle_down();
         }
@@ -347,6 +359,7 @@ impl World {
             origin: if scenario.tear_data { Held::default() } else { Held::unwatched() },
             device: None,
             files: Vec::new(),
+            places: Vec::new(),
             current: None,
             next: None,
             former: None,
@@ -400,6 +413,7 @@ impl World {
             origin: self.origin.clone(),
             device: None,
             files: self.files.clone(),
+            places: self.places.clone(),
             current: self.current,
             next: self.next,
             former: self.former,
@@ -534,6 +548,7 @@ impl World {
                 if page == Page::Head {
                     self.note_record(file, out);
                 }
+                self.note_index_page(file, block);
                 let payload = self.page_payload(file, block, out);
                 let durable = durable && !self.has(Bug::FuaDropped);
                 self.pending.push(Io::Page { role, page, payload, durable });
@@ -582,6 +597,8 @@ impl World {
                 }
                 if step == Step::Drain && self.has(Bug::DrainSkipped) {
                     self.device_do(|device| device.step_ended(Ok(())));
+                } else if matches!(step, Step::Truncate { .. }) && self.scenario.files_on_device {
+                    self.begin_cut(step);
                 } else {
                     self.pending.push(Io::Step(step));
                 }
@@ -656,6 +673,9 @@ impl World {
         if file_block < self.geometry.data_block() || file_block + extent.count > limit {
             return self.fail("I4", format!("old data would be written to file block {file_block}"));
         }
+        if self.scenario.files_on_device && self.room_of(file).is_empty() {
+            return self.fail("I4", "old data would be written to blocks that were given back".into());
+        }
         let Some((_, contents)) = self.memory.iter().find(|(at, _)| *at == copy) else {
             return self.fail("I3", format!("copy {copy} is stored but not in memory"));
         };
@@ -666,7 +686,9 @@ impl World {
         }
         self.pending.push(Io::StoreCopy { copy, payload: Rc::new(sectors) });
         if self.has(Bug::OwnBlocksTracked) {
-            let write = self.describe_write(Op::Write, Extent { first: 5, count: 1 }, 1);
+            let on_device = self.sector(file + 1, file_block) / BLOCK_SECTORS;
+            let first = if self.scenario.files_on_device { on_device } else { 5 };
+            let write = self.describe_write(Op::Write, Extent { first, count: 1 }, 1);
             self.device_do(|device| device.write(u64::MAX, write));
             self.waiting.push(Bio {
                 id: u64::MAX,
@@ -680,10 +702,6 @@ impl World {
     }
 
     // --- bytes ------------------------------------------------------------------------------
-
-    fn sector(&self, area: usize, block: u64) -> u64 {
-        area as u64 * AREA + block * BLOCK_SECTORS
-    }
 
     fn payload_at(&self, area: usize, block: u64, content: &Content) -> Payload {
         let base = self.sector(area, block);
@@ -719,9 +737,7 @@ impl World {
         let mut bytes = [0; 4096];
         let base = self.sector(file + 1, block);
         for (at, to) in bytes.chunks_exact_mut(512).enumerate() {
-            if let Sector::Bytes(from) = self.disk.read(base + at as u64) {
-                to.copy_from_slice(&from.raw);
-            }
+            to.copy_from_slice(&self.disk.read(base + at as u64).raw());
         }
         bytes
     }
@@ -771,8 +787,12 @@ impl World {
             }
             return;
         }
-        let block = self.scenario.blocks[choice.below(self.scenario.blocks.len() as u32) as usize];
-        let count = if op == Op::Pair && block + 1 < self.geometry.blocks() { 2 } else { 1 };
+        let blocks = self.free_blocks();
+        let block = blocks[choice.below(blocks.len() as u32) as usize];
+        let count = if op == Op::Pair && block + 1 < self.geometry.blocks() && self.is_free(block + 1) { 2 } else { 1 };
+        if self.was_given_back(block) {
+            self.coverage.note(Event::RoomWritten);
+        }
         let promised = op == Op::Fua && self.scenario.tear_data;
         let extent = Extent { first: block, count };
         let (id, number) = self.name(op, extent);
@@ -820,6 +840,7 @@ impl World {
         }
         let tail = self.geometry.device_bytes() >> BLOCK_SHIFT;
         let unseen = unseen || (self.has(Bug::TailForgotten) && seen.first == tail);
+        let unseen = unseen || (self.has(Bug::FormerRoomUnseen) && self.was_given_back(seen.first));
         let write = self.describe_write(bio.op, seen, bio.number);
         let keeps_fua = self.scenario.tear_data && !self.has(Bug::HeldFuaDropped);
         let Some(machine) = &mut self.device else { return self.submit(bio) };
@@ -916,7 +937,9 @@ impl World {
                 self.coverage.note(Event::ReadFile);
                 self.pending.push(Io::SnapshotFile { block, file_block });
             }
-            // The files are on a disk of their own.
+            Look::Zero(_) if self.current.is_some_and(|current| self.files[current].is_zeroed(block)) => {
+                self.coverage.note(Event::ReadZero);
+            }
             Look::Zero(_) => self.fail("I3", format!("block {block} of the snapshot is excluded")),
             Look::Wait => self.readers.push(block),
             Look::Failed(_) => {
@@ -934,6 +957,9 @@ impl World {
     /// I3: what a reader of the snapshot got.
     fn compare(&mut self, block: u64, got: Option<&Content>) {
         let Some(current) = self.current else { return };
+        if self.files[current].is_zeroed(block) {
+            return self.fail("I3", format!("block {block} of the snapshot shows what is in a file"));
+        }
         if !got.is_some_and(|got| self.files[current].may_read(block, got)) {
             let expected = self.files[current].base(block);
             self.fail("I3", format!("block {block} of the snapshot reads {got:?}, was {expected:?}"));
@@ -942,18 +968,26 @@ impl World {
 
     // --- commands ---------------------------------------------------------------------------
 
-    fn new_file(&mut self) -> Epoch<Simulated> {
+    fn new_file(&mut self, place: usize) -> Epoch<Simulated> {
         let number = self.files.len() as u64 + 1;
-        self.files.push(CowFile::new(self.geometry));
+        let former = self.places_of_current();
+        if self.scenario.files_on_device {
+            self.make_file(place);
+        }
+        let mut file = CowFile::new(self.geometry);
+        file.lie(self.places_of(self.files.len()), former.clone());
+        self.files.push(file);
         self.next = Some(self.files.len() - 1);
         let file_blocks = self.geometry.data_block() + self.scenario.data_blocks;
-        supplies::epoch(Origin {
+        let mut epoch = supplies::epoch(Origin {
             geometry: self.geometry,
             seqid: number,
             uuid: [7; 16],
             salt: number.wrapping_mul(0x9e37_79b9_7f4a_7c15),
             file_bytes: file_blocks << BLOCK_SHIFT,
-        })
+        });
+        epoch.exclusion = self.exclusion(self.files.len() - 1, &former);
+        epoch
     }
 
     fn new_old(&self, next: u64) -> model::device::Old<Simulated> {
@@ -961,10 +995,12 @@ impl World {
         supplies::old(self.geometry, self.scenario.memory_blocks, next, end)
     }
 
-    fn take_snapshot(&mut self) {
-        let epoch = self.new_file();
+    /// The next file lies in this one of the places that are free, if it lies on the device.
+    fn take_snapshot(&mut self, place: usize) {
+        let epoch = self.new_file(place);
         let old = self.new_old(self.geometry.data_block());
         if let Some(Err(_)) = self.device_do(|device| device.take_snapshot(epoch, old)) {
+            self.remove_file(self.files.len() - 1);
             self.next = None;
             self.command = None;
         }
@@ -982,6 +1018,10 @@ impl World {
         if self.pending.iter().any(|io| matches!(io.inner(), Io::Bio { .. })) && !self.has(Bug::DrainSkipped) {
             self.fail("I3", "a write is in flight at the instant of the snapshot".into());
         }
+        if let Some(former) = self.former {
+            let next = self.files[current].clone();
+            self.files[former].end(&next);
+        }
         let file = &mut self.files[current];
         file.begin(blocks, doubted);
         // What the token of the former epoch could not know, that of this one cannot either.
@@ -994,6 +1034,13 @@ impl World {
         flying.into_iter().for_each(|extent| self.files[current].submit(extent, false));
     }
 
+    /// The room for old data is about to be given back, and marked as changed before it is.
+    fn expect_room(&mut self, file: usize) {
+        for extent in self.room_of(file) {
+            self.files[file].expect_change(extent);
+        }
+    }
+
     fn possible_commands(&self) -> Vec<Command> {
         let Some(machine) = &self.device else { return Vec::new() };
         let device = &machine.0;
@@ -1004,7 +1051,10 @@ impl World {
         let reading = !self.readers.is_empty() || self.pending.iter().any(Io::is_snapshot_read);
         let possible = |command: &Command| match command {
             Command::ToIncremental => state.snapshot && state.active && !reading,
-            Command::ToSnapshot => !state.snapshot && state.active && self.files.len() < 6,
+            Command::ToSnapshot => {
+                let room = !self.scenario.files_on_device || !self.free_places().is_empty();
+                !state.snapshot && state.active && self.files.len() < 6 && room
+            }
             Command::Tick => true,
             Command::Close | Command::Destroy => !reading,
         };
@@ -1021,10 +1071,15 @@ impl World {
             Command::ToIncremental => {
                 if let Some(current) = self.current {
                     self.files[current].snapshot = false;
+                    self.expect_room(current);
                 }
                 self.device_do(|device| device.drop_snapshot());
             }
-            Command::ToSnapshot => self.take_snapshot(),
+            Command::ToSnapshot => {
+                let places = if self.scenario.files_on_device { self.free_places().len() } else { 0 };
+                let place = if places > 1 { choice.below(places as u32) } else { 0 };
+                self.take_snapshot(place as usize);
+            }
             Command::Tick => {
                 self.device_do(|device| device.tick());
             }
@@ -1050,17 +1105,8 @@ impl World {
 
     fn doubts_with(&self, flying: &[Payload]) -> Vec<Candidates> {
         let all = self.scenario.tear_data;
-        let index = self.geometry.coarse_block() * BLOCK_SECTORS;
-        let marks = self.geometry.regions().div_ceil(COARSE_SECTOR_REGIONS);
-        let fine = self.geometry.fine_block() * BLOCK_SECTORS;
-        let data = self.geometry.data_block() * BLOCK_SECTORS;
-        self.disk.doubts(flying, |sector| {
-            let (area, at) = (sector / AREA, sector % AREA);
-            // Recovery reads the files' metadata and block 0, and of the coarse pages the sectors that
-            // have regions; nothing else decides what it does.
-            let read = at < index + marks || (at >= fine && at < data);
-            all || if area == 0 { at < BLOCK_SECTORS } else { read }
-        })
+        // Nothing else decides what a recovery does.
+        self.disk.doubts(flying, |sector| all || self.decides(sector))
     }
 
     /// The power fails; the source chooses what is left of every sector in doubt.
@@ -1076,17 +1122,20 @@ impl World {
         }
     }
 
+    /// Amid what a power cut would come now.
+    fn cut_amid(&self) -> Option<Event> {
+        match self.command {
+            _ if self.device.as_ref()?.0.state().unverified => Some(Event::CutInRecovery),
+            Some(Command::Close) => Some(Event::CutInClose),
+            Some(Command::ToSnapshot) => Some(Event::CutInTake),
+            _ => None,
+        }
+    }
+
     fn crash_but_disk(&mut self) {
         note!(self, "the power fails");
         self.coverage.note(Event::Cut);
-        if let Some(machine) = &self.device {
-            match self.command {
-                _ if machine.0.state().unverified => self.coverage.note(Event::CutInRecovery),
-                Some(Command::Close) => self.coverage.note(Event::CutInClose),
-                Some(Command::ToSnapshot) => self.coverage.note(Event::CutInTake),
-                _ => {}
-            }
-        }
+        self.cut_amid().into_iter().for_each(|event| self.coverage.note(event));
         let closing = self.closing;
         self.power_off(false);
         self.closing = closing;
@@ -1107,6 +1156,7 @@ impl World {
         let doubts = if self.gone { Vec::new() } else { self.doubts() };
         let mut dead = self.powerless();
         dead.crash_but_disk();
+        self.cut_amid().into_iter().for_each(|event| dead.coverage.note(event));
         dead.disk.cut([]);
         let weigh = |sectors: Survivors| (dead.disk.weigh(&sectors), sectors);
         let ways = doubts.into_iter().map(|candidates| candidates.into_iter().map(weigh).collect()).collect();
@@ -1139,6 +1189,7 @@ impl World {
         if let Err(text) = self.origin.cut(|sector| disk.read(sector)) {
             self.fail("I4", text);
         }
+        self.find_cut_files();
     }
 
     /// The disk loses its cache; the source chooses what is left of every sector in doubt.
@@ -1172,11 +1223,14 @@ impl World {
     /// What the files say on their own, without any driver.
     pub fn check_files(&mut self) {
         for at in 0..self.files.len() {
+            if !self.is_there(at) {
+                continue;
+            }
             let head = self.page(at, 0);
             let Ok(header) = Header::parse(&head) else { continue };
             if header.clean {
-                let result =
-                    self.files[at].check_index(&head, &header, self.may_be_short(), |page| self.page(at, 1 + page));
+                let page = |page| self.page_through_file_system(at, 1 + page);
+                let result = self.files[at].check_index(&head, &header, self.may_be_short(), page);
                 self.judge(result);
             }
             let result = self.files[at].check_sealed(&head, self.geometry, |block| self.page(at, block));
@@ -1220,7 +1274,7 @@ impl World {
     /// I1: a file whose epoch is over lacks what came after it, so it must not be tracked into again.
     fn check_former_files(&mut self, present: usize) {
         for former in 0..present {
-            if !self.files[former].has_begun() || self.had_faults() {
+            if !self.files[former].has_begun() || self.had_faults() || !self.is_there(former) {
                 continue;
             }
             let mut head = self.page(former, 0);
@@ -1246,6 +1300,8 @@ impl World {
             self.files[file].begin_after_crash();
         }
         self.next = None;
+        // What was made for a snapshot that was never taken is of no use.
+        (file + 1..self.files.len()).for_each(|file| self.remove_file(file));
         self.check_former_files(file);
         let finding = match finding {
             Ok(finding) => finding,
@@ -1261,7 +1317,7 @@ impl World {
         };
         let mut device = self.fresh_device(State::unverified(self.files[file].snapshot));
         let fast = device.fast();
-        let epoch = Epoch::found(
+        let mut epoch = Epoch::found(
             &head,
             finding.identity,
             finding.header,
@@ -1270,6 +1326,10 @@ impl World {
             supplies::tracking(self.geometry),
             super::memory::Frame::zeroed(),
         );
+        let former: Vec<Extent> = finding.former.map(|former| former.runs(&head).collect()).unwrap_or_default();
+        epoch.exclusion = self.exclusion(file, &former);
+        // In incremental mode the room for old data goes now, should a power cut have kept it.
+        self.expect_room(file);
         let fpos = finding.record.closed.map_or(finding.header.fpos, |closed| closed.fpos);
         let old = finding.snapshot.then(|| self.new_old(fpos));
         let mut expecting = self.files[file].clone();
@@ -1319,7 +1379,8 @@ impl World {
         let head = self.page(former, 0);
         let result = match Header::parse(&head) {
             Ok(header) if header.clean => {
-                self.files[former].check_index(&head, &header, false, |page| self.page(former, 1 + page))
+                let page = |page| self.page_through_file_system(former, 1 + page);
+                self.files[former].check_index(&head, &header, false, page)
             }
             _ => Err(Violation { invariant: "I1", text: "the finished file is not CLEAN".into() }),
         };
@@ -1368,6 +1429,9 @@ impl World {
             if self.commands > 0 && !self.possible_commands().is_empty() {
                 actions.push((Action::Command, weights.command));
             }
+        }
+        if !self.resting && !self.removable_files().is_empty() {
+            actions.push((Action::Unlink, weights.command));
         }
         self.fault_actions(&mut actions);
         actions
@@ -1433,6 +1497,7 @@ impl World {
             Action::Rot => self.rot(choice),
             Action::Stale => self.make_stale(choice),
             Action::Remove => self.remove_disk(choice),
+            Action::Unlink => self.remove_former(choice),
             Action::Untracked => self.write_untracked(choice),
             Action::Crash => {
                 self.crash(choice);
@@ -1470,7 +1535,8 @@ impl World {
     fn write_untracked(&mut self, choice: &mut impl Choice) {
         self.untracked -= 1;
         self.coverage.note(Event::Untracked);
-        let block = self.scenario.blocks[choice.below(self.scenario.blocks.len() as u32) as usize];
+        let blocks = self.free_blocks();
+        let block = blocks[choice.below(blocks.len() as u32) as usize];
         note!(self, "somebody writes block {block} without the module");
         for block in [block, 0] {
             let payload = self.payload_at(0, block, &content(self.next_bio + 500_000, block));
@@ -1544,11 +1610,19 @@ impl World {
                 let bytes = self.block0();
                 self.device_do(|device| device.block0_read(Ok(&bytes)));
             }
+            Io::Cut { step, payload } => {
+                self.disk.write(&payload, true);
+                self.find_cut_files();
+                self.pending.push(Io::Step(step));
+            }
             Io::Step(step) => {
                 if step == Step::Freeze {
                     // A freeze syncs the file system.
                     let mark = self.disk.flush_mark();
                     self.disk.flush(mark);
+                }
+                if step == Step::RemoveNext {
+                    self.remove_file(self.files.len() - 1);
                 }
                 self.device_do(|device| device.step_ended(Ok(())));
             }
@@ -1705,7 +1779,10 @@ impl World {
 impl Io {
     fn payload(&self) -> Option<&Payload> {
         match self {
-            Io::Bio { payload, .. } | Io::StoreCopy { payload, .. } | Io::Page { payload, .. } => Some(payload),
+            Io::Bio { payload, .. }
+            | Io::StoreCopy { payload, .. }
+            | Io::Page { payload, .. }
+            | Io::Cut { payload, .. } => Some(payload),
             Io::Hung(io) => io.payload(),
             _ => None,
         }
@@ -1742,6 +1819,7 @@ impl Io {
             Io::Hung(io) => io.text(),
             Io::Provide => "allocation".into(),
             Io::Step(step) => format!("{step:?}"),
+            Io::Cut { .. } => "cutting the file".into(),
             Io::SnapshotOrigin { block, .. } => format!("snapshot read of block {block} from the origin"),
             Io::SnapshotCopy { copy } => format!("snapshot read from copy {copy}"),
             Io::SnapshotFile { block, .. } => format!("snapshot read of block {block} from the file"),

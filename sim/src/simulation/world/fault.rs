@@ -27,7 +27,7 @@ impl World {
         }
         for (at, io) in self.pending.iter().enumerate() {
             let left = match io {
-                Io::Bio { .. } | Io::Page { .. } | Io::StoreCopy { .. } => faults.write,
+                Io::Bio { .. } | Io::Page { .. } | Io::StoreCopy { .. } | Io::Cut { .. } => faults.write,
                 Io::ReadOrigin { .. } | Io::ReadPage { .. } | Io::Step(Step::ReadBlock0) => faults.read,
                 Io::Flush { .. } | Io::OriginFlush { .. } => faults.flush,
                 Io::Provide => faults.memory,
@@ -69,7 +69,7 @@ impl World {
     /// An I/O fails.
     pub(super) fn fail_io(&mut self, at: usize, choice: &mut impl Choice) {
         let budget = match &self.pending[at] {
-            Io::Bio { .. } | Io::Page { .. } | Io::StoreCopy { .. } => &mut self.faults.write,
+            Io::Bio { .. } | Io::Page { .. } | Io::StoreCopy { .. } | Io::Cut { .. } => &mut self.faults.write,
             Io::Flush { .. } | Io::OriginFlush { .. } => &mut self.faults.flush,
             Io::Provide => &mut self.faults.memory,
             _ => &mut self.faults.read,
@@ -131,6 +131,9 @@ impl World {
             Io::Step(Step::ReadBlock0) => {
                 self.coverage.note(Event::Block0ReadFailed);
                 self.device_do(|device| device.block0_read(Err(errno)));
+            }
+            Io::Cut { .. } => {
+                self.device_do(|device| device.step_ended(error));
             }
             // The file system answers without its disk.
             Io::Step(_) => {

@@ -61,7 +61,7 @@ impl World {
 
     /// Asks for the first snapshot.
     pub fn set_up(&mut self) {
-        self.take_snapshot();
+        self.take_snapshot(0);
     }
 
     /// Whether a power cut left nothing that tracking can go on with, which only one during the first
