@@ -356,6 +356,37 @@ fn room_in_a_region_that_is_being_settled_is_left_as_well() {
     assert_eq!(machine.result, Some(Ok(())));
 }
 
+/// A page of the index that the medium lost is whatever was there before: no reader is sent where no old data is.
+#[test]
+fn entries_that_point_elsewhere_are_an_error() {
+    let data = Geometry::new(BYTES).unwrap().data_block();
+    for (entries, expected) in [
+        ([data, data + 1], Look::File { block: data, extent: Extent { first: 60, count: 2 } }),
+        ([data + 1, data + 2], Look::File { block: data + 1, extent: Extent { first: 60, count: 2 } }),
+        ([data + 2, data + 3], Look::File { block: data + 2, extent: Extent { first: 60, count: 1 } }),
+        ([data + 3, data], Look::Failed(Errno::EIO)),
+        ([data - 1, data], Look::Failed(Errno::EIO)),
+        ([0, data], Look::Failed(Errno::EIO)),
+        ([u64::MAX, data], Look::Failed(Errno::EIO)),
+    ] {
+        let mut machine = Machine::new(Room { pages: 1, ..ROOM });
+        write(&mut machine, 60, 2);
+        machine.run_out();
+        // Its page drives the other one out of memory.
+        write(&mut machine, 1100, 1);
+        machine.run_out();
+        let current = machine.current.unwrap();
+        (60..).zip(entries).for_each(|(block, entry)| machine.files[current].scribble(block, entry));
+        let extent = Extent { first: 60, count: 2 };
+        // A page of memory first, then what is in it.
+        for _ in 0..2 {
+            assert_eq!(machine.device().look(extent), Look::Wait);
+            machine.run_out();
+        }
+        assert_eq!(machine.device().look(extent), expected, "{entries:?}");
+    }
+}
+
 /// Under a snapshot a discard is completed and changes nothing; without one it is a change.
 #[test]
 fn a_discard_is_a_hint_under_a_snapshot_only() {

@@ -848,12 +848,13 @@ impl<M: Memory> Device<M> {
             old.copies.pin(copy);
             return Look::Copy { copy, at, extent: Extent { first, count } };
         }
+        let used = self.geometry.data_block()..old.copies.next_block();
         match old.index.look_up(first) {
             Lookup::Wait => Look::Wait,
-            Lookup::Absent => Look::Failed(Errno::EIO),
-            Lookup::At(block) => {
+            Lookup::At(block) if used.contains(&block) => {
+                let most = room.min(used.end.saturating_sub(block));
                 let mut count = 1;
-                while count < room {
+                while count < most {
                     let here = first.saturating_add(count);
                     match old.index.look_up(here) {
                         Lookup::At(at) if at == block.saturating_add(count) => count = count.saturating_add(1),
@@ -862,6 +863,8 @@ impl<M: Memory> Device<M> {
                 }
                 Look::File { block, extent: Extent { first, count } }
             }
+            // In place of a page that the medium lost may be anything.
+            Lookup::Absent | Lookup::At(_) => Look::Failed(Errno::EIO),
         }
     }
 

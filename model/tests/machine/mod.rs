@@ -79,6 +79,12 @@ impl Cow {
         self.pages.get(&block).cloned().unwrap_or_else(heap::page)
     }
 
+    /// Something else is in an entry of the index.
+    pub fn scribble(&mut self, block: u64, entry: u64) {
+        let page = self.pages.entry(INDEX_BLOCK + block / 512).or_insert_with(heap::page);
+        page[block as usize % 512 * 8..][..8].copy_from_slice(&entry.to_le_bytes());
+    }
+
     fn on_disk(&self) -> impl Iterator<Item = &Area> {
         self.areas.iter().chain(&self.former)
     }

@@ -159,6 +159,8 @@ pub struct CowFile {
     /// And then a write of fine bits was lost, which those may be taken for.
     reused: bool,
     expected_excess: Option<u64>,
+    /// A page of the index is whatever was there before: entries have no checksum.
+    index_lost: bool,
 }
 
 impl CowFile {
@@ -188,6 +190,7 @@ impl CowFile {
             untold: false,
             reused: false,
             expected_excess: None,
+            index_lost: false,
         }
     }
 
@@ -247,6 +250,9 @@ impl CowFile {
     /// I3: whether a reader of the snapshot may get this. What a failed flush had left undefined on the
     /// origin before the snapshot's instant may be another after a power cut, which no snapshot can help.
     pub fn may_read(&self, block: u64, got: &[Sector]) -> bool {
+        if self.index_lost {
+            return true;
+        }
         let base = self.base(block);
         let doubted = |at: usize, sector: &Sector| {
             let mut of_sector = self.doubted.iter().filter(|doubt| (doubt.block, doubt.at) == (block, at));
@@ -345,6 +351,11 @@ impl CowFile {
     /// The medium does not show a write of a fine page that it acknowledged.
     pub fn fine_lost(&mut self) {
         self.reused |= self.untold;
+    }
+
+    /// The medium does not show a write of the index that it acknowledged, but somebody's data.
+    pub fn index_lost(&mut self) {
+        self.index_lost = true;
     }
 
     /// A coarse page was written: it has every mark.
@@ -537,7 +548,7 @@ impl CowFile {
         let fooled = found.0.iter().any(|block| !self.submitted.contains(*block) && !self.differing.contains(*block));
         // Which whoever applies the list is told.
         // Nor is a header the newest whose write was lost.
-        if ((short || old || fooled) && may_be_short) || self.vague || hidden.is_some() {
+        if ((short || old || fooled) && may_be_short) || self.index_lost || self.vague || hidden.is_some() {
             return Ok(());
         }
         if let Some(block) = self.submitted.0.iter().find(|block| !found.contains(**block)) {

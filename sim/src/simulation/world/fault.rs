@@ -218,6 +218,8 @@ impl World {
                     self.files[file].mark_lost(number, made_by.unwrap_or(0), &shown);
                 }
                 Page::Fine(_) => self.files[file].fine_lost(),
+                // Elsewhere there are zeroes, which are no entries.
+                Page::Index(_) if self.scenario.files_on_device => self.files[file].index_lost(),
                 Page::Index(_) => {}
             }
         }
