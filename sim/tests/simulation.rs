@@ -344,7 +344,7 @@ fn files_on_the_device_are_explored() {
     for event in [Event::RoomGivenBack, Event::RoomWritten, Event::FileRemoved, Event::CutInTake] {
         assert!(report.coverage.count(event) > 0, "{event:?}");
     }
-    for name in ["room-left-before-mark", "former-room-unseen", "places-not-listed"] {
+    for name in ["room-left-before-mark", "former-room-unseen", "places-not-listed", "own-blocks-tracked"] {
         let scenario = Scenario { mutant: Some(name.into()), ..scenario.clone() };
         assert!(explore::explore(&scenario, 0, 1, 1, None).failure.is_some(), "{name} survives");
     }
