@@ -1145,3 +1145,16 @@ fn what_is_read_is_let_go_afterwards() {
     machine.run_out();
     assert_eq!(machine.result, Some(Ok(())));
 }
+
+/// A write over several words of the bits is let go when all of them are seen to, whichever was first.
+#[test]
+fn a_long_write_waits_for_its_first_blocks() {
+    let mut machine = Machine::new(ROOM);
+    write(&mut machine, 64, 8);
+    machine.run_out();
+    write(&mut machine, 60, 8);
+    assert_eq!(machine.device().held_writes(), 1);
+    machine.run_out();
+    assert_eq!(machine.device().changed_blocks(), 12);
+    read_all(&mut machine);
+}
