@@ -432,6 +432,14 @@ fn what_no_medium_shows_is_counted() {
     }
 }
 
+/// A flush of the volume failed while an index was not flushed yet, of which the driver never hears.
+#[test]
+fn what_anothers_failed_flush_took_away_is_no_lie_of_the_drivers() {
+    let recording = Recording::read(&fixtures().join("untold/anothers-flush-failed.json")).expect("a recording");
+    let world = recording.replay(false);
+    assert_eq!((world.violation, world.coverage.count(Event::OriginFlushFailed)), (None, 1));
+}
+
 /// A mark and the two records before it that open a closed file, all acknowledged and lost: the medium is to the
 /// bit the one that was found before.
 #[test]

@@ -254,6 +254,11 @@ impl Disk {
         covered.fold(0u64, |sum, cached| sum.wrapping_add(fast_hash(&(cached.sector, &cached.content)) | 1))
     }
 
+    /// The sectors that a flush of that mark would make durable.
+    pub fn unflushed(&self, mark: u64) -> Vec<u64> {
+        self.cache.iter().filter(|cached| cached.order <= mark).map(|cached| cached.sector).collect()
+    }
+
     /// A flush ends well: what was complete at its mark is durable.
     pub fn flush(&mut self, mark: u64) {
         if self.flushes_ignored {

@@ -159,7 +159,7 @@ pub struct CowFile {
     /// And then a write of fine bits was lost, which those may be taken for.
     reused: bool,
     expected_excess: Option<u64>,
-    /// A page of the index is whatever was there before: entries have no checksum.
+    /// A page of the index, or old data, is whatever was there before: neither has a checksum.
     index_lost: bool,
 }
 
@@ -353,7 +353,7 @@ impl CowFile {
         self.reused |= self.untold;
     }
 
-    /// The medium does not show a write of the index that it acknowledged, but somebody's data.
+    /// The medium may not show a write of the index or of old data that it acknowledged, and nobody is told.
     pub fn index_lost(&mut self) {
         self.index_lost = true;
     }

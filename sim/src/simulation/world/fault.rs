@@ -80,6 +80,9 @@ impl World {
         if let Some(payload) = io.payload() {
             self.disk.write_failed(payload, choice);
         }
+        if let Io::OriginFlush { mark, .. } = io {
+            self.lose_unflushed(mark);
+        }
         match &io {
             Io::Flush { mark, origin, .. } | Io::OriginFlush { mark, origin } => {
                 self.disk.flush_failed(*mark);

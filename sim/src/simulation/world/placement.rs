@@ -150,6 +150,33 @@ impl World {
         at < self.geometry.coarse_block() * BLOCK_SECTORS + marks || (at >= fine && at < data)
     }
 
+    /// The file and its block on a sector.
+    fn file_at(&self, sector: u64) -> Option<(usize, u64)> {
+        let (area, block) = (sector / AREA, sector % AREA / BLOCK_SECTORS);
+        let on_device = || {
+            let found = |place: &Option<Placement>| place.as_ref().and_then(|place| place.file_block_of(block));
+            self.places.iter().enumerate().find_map(|(file, place)| Some((file, found(place)?)))
+        };
+        let elsewhere = (area as usize).checked_sub(1).filter(|file| *file < self.files.len());
+        if area == 0 {
+            on_device()
+        } else {
+            elsewhere.map(|file| (file, block))
+        }
+    }
+
+    /// Somebody's flush failed of which the driver does not hear: what it kept without a checksum may be gone.
+    pub(super) fn lose_unflushed(&mut self, mark: u64) {
+        let marks = self.geometry.coarse_block()..self.geometry.data_block();
+        for (file, block) in
+            self.disk.unflushed(mark).into_iter().filter_map(|sector| self.file_at(sector)).collect::<Vec<_>>()
+        {
+            if block >= INDEX_BLOCK && !marks.contains(&block) {
+                self.files[file].index_lost();
+            }
+        }
+    }
+
     /// Whether somebody may write there: it is no file's.
     pub(super) fn is_free(&self, block: u64) -> bool {
         !self.places.iter().flatten().any(|place| place.owns(block))
