@@ -733,6 +733,7 @@ fn nothing_goes_on_after_the_end() {
 
 #[test]
 fn the_memory_limit_is_shared() {
+    assert_eq!(DEFAULT_CACHE_BYTES, 314_572_800, "as the C driver: 300 MiB");
     let mut machine = Machine::new(ROOM);
     assert_eq!(machine.device().cache_bytes(), DEFAULT_CACHE_BYTES);
     machine.device().set_cache_bytes(5 << 20);
