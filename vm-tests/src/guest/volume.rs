@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{ensure, Context as _};
 
 use super::content::stamped;
-use super::device::Device;
+use super::device::{Device, Kind};
 use super::shell;
 
 /// How a file system is made.
@@ -46,13 +46,11 @@ impl Format {
         }
     }
 
-    /// The number of the smallest disk of [`super::scenario::MACHINE`] that has room for it.
-    pub fn disk(self) -> u8 {
-        if self == Format::Xfs {
-            0
-        } else {
-            4
-        }
+    /// A device for it, no larger than it must be, because all of it is compared: of the disks of
+    /// [`super::scenario::MACHINE`] a whole one as small as that.
+    pub fn device(self, kind: Kind) -> anyhow::Result<Device> {
+        let number = if kind == Kind::Virtio && self != Format::Xfs { 4 } else { 0 };
+        Device::new(kind, number, self.mib())
     }
 }
 

@@ -11,7 +11,7 @@ use anyhow::{ensure, Context as _};
 
 use super::Scenario;
 use crate::guest::content::{self, differing, ensure_same, ranges};
-use crate::guest::device::{Device, Kind};
+use crate::guest::device::Kind;
 use crate::guest::driver::{snapshot, Driver};
 use crate::guest::shell;
 use crate::guest::volume::{Format, Volume};
@@ -71,7 +71,7 @@ pub fn update(minor: u32, cow: &Path, image: &Path, now: &[u8]) -> anyhow::Resul
 
 /// Snapshot, incremental, and the next snapshot, so many times.
 fn cycle(kind: Kind, format: Format, rounds: u64) -> anyhow::Result<()> {
-    let device = Device::new(kind, format.disk(), format.mib())?;
+    let device = format.device(kind)?;
     let volume = Volume::make(&device, format, 0)?;
     for number in 1..=6 {
         volume.fill(&format!("f{number}"), FILE, number)?;

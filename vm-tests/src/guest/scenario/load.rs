@@ -94,7 +94,7 @@ fn changed_blocks(driver: &mut Driver) -> anyhow::Result<u64> {
 }
 
 fn load(kind: Kind, format: Format) -> anyhow::Result<()> {
-    let device = Device::new(kind, format.disk(), format.mib())?;
+    let device = format.device(kind)?;
     let volume = Volume::make(&device, format, 0)?;
     let mut driver = Driver::open()?;
     // The writes are on their way when the snapshot is taken.
