@@ -281,13 +281,13 @@ fn unmounted_meanwhile() -> anyhow::Result<()> {
     // Of this format a long file takes long to cut.
     let volume = Volume::make(&device, Format::Ext3, 0)?;
     let mut driver = Driver::open()?;
-    for round in 0..16 {
+    for round in 0..8 {
         driver.setup(device.path(), &volume.path("cow"), 100, 0)?;
         shell::run("udevadm settle")?;
         let command = if round % 2 == 0 { Command::Incremental(0) } else { Command::Destroy(0) };
         let (done, gone) = std::thread::scope(|scope| {
             let unmounter = scope.spawn(|| {
-                std::thread::sleep(Duration::from_millis(15 * round));
+                std::thread::sleep(Duration::from_millis(30 * round));
                 unmount(&volume.root, UnmountFlags::empty())
             });
             (driver.patiently(command), unmounter.join().is_ok_and(|result| result.is_ok()))
