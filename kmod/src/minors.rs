@@ -177,10 +177,10 @@ impl Driver {
     /// The minors, for one more of them: `EBUSY` while the machine hibernates.
     pub fn lock_for_new(&self) -> Result<Guard<'_, KVec<Option<Minor>>>, Errno> {
         let minors = self.minors.lock();
-        match self.hibernates.load(Ordering::Relaxed) {
-            true => Err(Errno::EBUSY),
-            false => Ok(minors),
+        if self.hibernates.load(Ordering::Relaxed) {
+            return Err(Errno::EBUSY);
         }
+        Ok(minors)
     }
 
     /// The machine is about to hibernate, or is over with it. `EBUSY` while anything is tracked: memory that is put

@@ -120,10 +120,7 @@ fn boot(machine: &mut Machine, snapshot: bool, noted: Option<u64>, fail: Option<
     }
     machine.verify(&head, &finding);
     if let Some(after) = fail {
-        for _ in 0..after {
-            while machine.poll() {}
-            machine.complete(0, true);
-        }
+        machine.end_oldest(after);
         while machine.poll() {}
         machine.complete(0, false);
     }
@@ -337,19 +334,13 @@ fn room_in_a_region_that_is_being_settled_is_left_as_well() {
     machine.device().tick();
     machine.run_out();
     machine.device().tick();
-    for _ in 0..2 {
-        // The fine bits, and their flush.
-        while machine.poll() {}
-        machine.complete(0, true);
-    }
+    // The fine bits, and their flush.
+    machine.end_oldest(2);
     while machine.poll() {}
     assert!(machine.is_on_its_way(Page::Coarse(0)));
     machine.give(Command::Drop).unwrap();
-    for _ in 0..2 {
-        // The record, and the header that it announces.
-        while machine.poll() {}
-        machine.complete_last();
-    }
+    // The record, and the header that it announces.
+    machine.end_newest(2);
     while machine.poll() {}
     assert!(machine.is_on_its_way(Page::Coarse(0)) && machine.command.is_some());
     machine.run_out();
@@ -654,13 +645,10 @@ fn the_power_may_fail_at_every_step_of_a_verification() {
         let (head, finding) = machine.find(false).unwrap();
         machine.boot(false);
         machine.verify(&head, &finding);
-        for _ in 0..step {
-            while machine.poll() {}
-            machine.complete(0, true);
-        }
+        machine.end_oldest(step);
         while machine.poll() {}
         let over = machine.command.is_none();
-        machine.crash(&mut Dice(step));
+        machine.crash(&mut Dice(step as u64));
         assert!(boot(&mut machine, false, None, None));
         assert_eq!(machine.device().verdict(), Verdict::Bounded(REGION_BLOCKS << 12), "step {step}");
         if over {
@@ -765,10 +753,7 @@ fn amid(own: bool, (command, before): (Command, Option<Command>), steps: usize) 
     }
     let changed = machine.device().changed_blocks();
     assert_eq!(machine.give(command), Ok(()));
-    for _ in 0..steps {
-        while machine.poll() {}
-        machine.complete(0, true);
-    }
+    machine.end_oldest(steps);
     while machine.poll() {}
     machine.command.is_some().then_some((machine, changed))
 }
@@ -1009,10 +994,7 @@ fn a_close_flushes_what_it_wrote() {
     write(&mut machine, 1100, 1);
     machine.run_out();
     assert_eq!(machine.give(Command::Close), Ok(()));
-    for _ in 0..100 {
-        while machine.poll() {}
-        machine.complete_last();
-    }
+    machine.end_newest(100);
     assert_eq!(machine.result, Some(Ok(())));
 }
 
@@ -1032,10 +1014,7 @@ fn no_command_ends_while_a_reader_loads() {
             assert!(machine.poll(), "page 0 is not loaded");
         }
         assert_eq!(machine.give(command), Ok(()));
-        for _ in 0..100 {
-            while machine.poll() {}
-            machine.complete_last();
-        }
+        machine.end_newest(100);
         assert_eq!(machine.result, Some(Ok(())));
     }
 }
@@ -1098,10 +1077,7 @@ fn a_tick_disturbs_no_command() {
         machine.device().tick();
         machine.run_out();
         assert_eq!(machine.give(Command::Take), Ok(()));
-        for _ in 0..step {
-            while machine.poll() {}
-            machine.complete(0, true);
-        }
+        machine.end_oldest(step);
         while machine.poll() {}
         let over = machine.command.is_none();
         machine.device().tick();
@@ -1118,10 +1094,7 @@ fn a_read_that_a_write_overtakes_is_made_again() {
     let mut machine = Machine::new(ROOM);
     machine.look(Extent { first: 100, count: 1 });
     write(&mut machine, 100, 1);
-    for _ in 0..20 {
-        while machine.poll() {}
-        machine.complete_last();
-    }
+    machine.end_newest(20);
     machine.run_out();
 }
 
@@ -1137,10 +1110,7 @@ fn what_is_read_is_let_go_afterwards() {
     }
     let Look::Copy { copy, .. } = machine.device().look(extent) else { panic!("it is not in memory any more") };
     assert_eq!(machine.give(Command::Drop), Ok(()));
-    for _ in 0..20 {
-        while machine.poll() {}
-        machine.complete(0, true);
-    }
+    machine.end_oldest(20);
     assert!(machine.command.is_some());
     machine.device().unpin(copy);
     machine.run_out();

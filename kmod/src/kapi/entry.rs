@@ -25,6 +25,11 @@ fn driver() -> Option<&'static Driver> {
     unsafe { DRIVER.load(Ordering::Acquire).as_ref() }
 }
 
+/// As C tells it.
+fn code(result: Result<(), Errno>) -> i32 {
+    result.err().map_or(0, Errno::negative)
+}
+
 #[no_mangle]
 extern "C" fn elio_rs_init() -> i32 {
     let Some(driver) = Driver::new().and_then(KBox::new) else { return Errno::ENOMEM.negative() };
@@ -60,18 +65,12 @@ extern "C" fn elio_rs_report(out: Opaque) {
 
 #[no_mangle]
 extern "C" fn elio_rs_ioctl(command: u32, argument: u64) -> i64 {
-    match driver().map_or(Err(Errno::ENODEV), |driver| control::perform(driver, command, argument)) {
-        Ok(()) => 0,
-        Err(errno) => errno.negative().into(),
-    }
+    code(driver().map_or(Err(Errno::ENODEV), |driver| control::perform(driver, command, argument))).into()
 }
 
 #[no_mangle]
 extern "C" fn elio_rs_hibernation(begins: bool) -> i32 {
-    match driver().map_or(Ok(()), |driver| driver.hibernation(begins)) {
-        Ok(()) => 0,
-        Err(errno) => errno.negative(),
-    }
+    code(driver().map_or(Ok(()), |driver| driver.hibernation(begins)))
 }
 
 #[no_mangle]

@@ -630,6 +630,22 @@ impl Machine {
         self.complete(self.flights.len().saturating_sub(1), true);
     }
 
+    /// So many times all there is to do is fetched, and the oldest of what is on its way ends well.
+    pub fn end_oldest(&mut self, times: usize) {
+        for _ in 0..times {
+            while self.poll() {}
+            self.complete(0, true);
+        }
+    }
+
+    /// The same with the newest.
+    pub fn end_newest(&mut self, times: usize) {
+        for _ in 0..times {
+            while self.poll() {}
+            self.complete_last();
+        }
+    }
+
     /// Something on its way ends.
     pub fn complete(&mut self, pick: usize, ok: bool) {
         let draining = self.flights.iter().any(|io| matches!(io, Io::Bio(_)));

@@ -9,8 +9,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use model::geometry::Geometry;
-
 use super::choice::Odometer;
 use super::coverage::Coverage;
 use super::hash::{fast_hash, FastMap, FastSet};
@@ -87,8 +85,7 @@ pub fn scenario(writes: u32, blocks: usize, crashes: u32, snapshot: bool, comman
 pub fn lie_on_device(scenario: &mut Scenario, blocks: usize) {
     scenario.files_on_device = true;
     scenario.device_bytes = 2 * SMALL_DEVICE;
-    let Some(geometry) = Geometry::new(scenario.device_bytes) else { return };
-    let landmarks = Placement::landmarks(geometry, scenario.data_blocks);
+    let landmarks = Placement::landmarks(scenario);
     // The room of the first file, what lies in it, block 0, and the room of the next file, in another region.
     let [first, next] = [0, 5].map(|at| landmarks.iter().skip(at).copied());
     let all = first.take(2).chain([0]).chain(next).chain([1]);

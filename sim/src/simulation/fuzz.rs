@@ -95,9 +95,8 @@ fn lie_on_device(scenario: &mut Scenario, random: &mut Seeded) {
     scenario.files_on_device = true;
     scenario.device_bytes = [SMALL_DEVICE, 2 * SMALL_DEVICE][random.below(2) as usize];
     let Some(geometry) = Geometry::new(scenario.device_bytes) else { return };
-    let landmarks = Placement::landmarks(geometry, scenario.data_blocks);
     let others = [1, 2, 1023, 1024, geometry.blocks() - 1];
-    let all = landmarks.into_iter().chain(others);
+    let all = Placement::landmarks(scenario).into_iter().chain(others);
     scenario.blocks = std::iter::once(0).chain(all.filter(|_| random.below(3) == 0)).collect();
 }
 

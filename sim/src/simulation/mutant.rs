@@ -134,8 +134,7 @@ pub fn gauntlet() -> Vec<Scenario> {
     };
     // The files lie on the device itself, and writers write where they come and go.
     let on_device = Scenario { files_on_device: true, untracked: 0, crashes: 1, ..plain.clone() };
-    let geometry = model::geometry::Geometry::new(on_device.device_bytes);
-    let landmarks = geometry.map(|geometry| Placement::landmarks(geometry, on_device.data_blocks)).unwrap_or_default();
+    let landmarks = Placement::landmarks(&on_device);
     let on_device = Scenario { blocks: [0, 1].into_iter().chain(landmarks.iter().copied()).collect(), ..on_device };
     // Whatever is written is tracked, and nobody else looks.
     let writers = Scenario { snapshot: false, ops: vec![Op::Write], reads: 0, untracked: 0, ..plain.clone() };

@@ -18,6 +18,7 @@ use super::super::disk::{Payload, Sector, BLOCK_SECTORS};
 use super::super::memory::Simulated;
 use super::super::mutant::Bug;
 use super::super::reference;
+use super::super::scenario::Scenario;
 use super::{note, sectors_of, Io, World, AREA};
 
 /// Where a file can be made: the next one lies where neither it nor the present one does.
@@ -64,8 +65,9 @@ impl Placement {
     }
 
     /// Blocks of the places and around them that are worth writing to when no file lies there.
-    pub fn landmarks(geometry: Geometry, data_blocks: u64) -> Vec<u64> {
-        let places = (0..SLOTS).filter_map(|slot| Placement::new(geometry, slot, data_blocks));
+    pub fn landmarks(scenario: &Scenario) -> Vec<u64> {
+        let Some(geometry) = Geometry::new(scenario.device_bytes) else { return Vec::new() };
+        let places = (0..SLOTS).filter_map(|slot| Placement::new(geometry, slot, scenario.data_blocks));
         let of_place = |place: Placement| {
             let [room, rest] = place.room;
             [room.first, room.end(), rest.first, place.metadata.first, place.metadata.first + 1]
