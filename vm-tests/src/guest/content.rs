@@ -139,19 +139,19 @@ pub fn size(path: &Path) -> anyhow::Result<u64> {
 /// All of a device, or of a file.
 pub fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     let mut all = Vec::with_capacity(size(path)? as usize);
-    in_pieces(path, |piece| all.extend_from_slice(piece))?;
+    in_pieces(path, size(path)?, |piece| all.extend_from_slice(piece))?;
     Ok(all)
 }
 
 /// What tells the content of a device from any other that chance makes, where memory is too small for it.
 pub fn fingerprint(path: &Path) -> anyhow::Result<u64> {
     let mut hasher = DefaultHasher::new();
-    in_pieces(path, |piece| hasher.write(piece))?;
+    in_pieces(path, size(path)?, |piece| hasher.write(piece))?;
     Ok(hasher.finish())
 }
 
-fn in_pieces(path: &Path, mut see: impl FnMut(&[u8])) -> anyhow::Result<()> {
-    let bytes = size(path)?;
+/// So many bytes of a device or file from its beginning, whole sectors, a piece at a time.
+pub fn in_pieces(path: &Path, bytes: u64, mut see: impl FnMut(&[u8])) -> anyhow::Result<()> {
     let disk = Disk::open(path, false)?;
     let mut buffer = Aligned::zeroed(PIECE);
     for offset in (0..bytes).step_by(PIECE) {

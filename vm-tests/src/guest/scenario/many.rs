@@ -50,7 +50,7 @@ fn two() -> anyhow::Result<()> {
 /// Every minor in use, with writes to all of them.
 fn all() -> anyhow::Result<()> {
     const COUNT: u32 = 24;
-    shell::script(&format!("modprobe brd rd_nr={COUNT} rd_size=16384"))?;
+    shell::script(&format!("modprobe brd rd_nr={COUNT} rd_size=8192"))?;
     let result = (|| {
         let mut driver = Driver::open()?;
         let mut firsts = Vec::new();
