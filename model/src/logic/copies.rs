@@ -10,9 +10,10 @@
 
 use core::hash::{Hash, Hasher};
 
+use super::buckets::{after, Buckets, Keyed};
 use super::errno::Errno;
 use super::geometry::{low_bits, BitRuns, Extent, ZoneMasks, ZONE_BLOCKS};
-use super::memory::{Buffer, Memory};
+use super::memory::Memory;
 use super::mutant::Mutant;
 use super::slab::{Linked, Queue, Slab, NONE};
 
@@ -56,6 +57,21 @@ pub struct Copy {
 impl Linked for Copy {
     fn next(&mut self) -> &mut u32 {
         &mut self.next
+    }
+}
+
+/// Found by its zone.
+impl Keyed for Copy {
+    fn key(&self) -> u64 {
+        self.zone
+    }
+
+    fn chain(&self) -> u32 {
+        self.chain
+    }
+
+    fn chain_mut(&mut self) -> &mut u32 {
+        &mut self.chain
     }
 }
 
@@ -106,8 +122,7 @@ pub enum Task {
 /// The copies of one snapshot.
 pub struct Copies<M: Memory> {
     pool: Slab<M, Copy>,
-    /// Hash table of zones: first copy of each chain.
-    heads: M::Vec<u32>,
+    zones: Buckets<M>,
     in_memory: u64,
     limit: u64,
     next_block: u64,
@@ -121,14 +136,14 @@ pub struct Copies<M: Memory> {
 
 impl<M: Memory> Clone for Copies<M> {
     fn clone(&self) -> Self {
-        Copies { pool: self.pool.clone(), heads: self.heads.clone(), ..*self }
+        Copies { pool: self.pool.clone(), zones: self.zones.clone(), ..*self }
     }
 }
 
 impl<M: Memory> Hash for Copies<M> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.pool.hash(state);
-        self.heads.hash(state);
+        self.zones.hash(state);
         (self.in_memory, self.limit, self.next_block, self.end_block, self.started).hash(state);
         (self.reads, self.stores, self.drops, self.failed).hash(state);
     }
@@ -141,7 +156,7 @@ impl<M: Memory> Copies<M> {
     pub fn new(pool: Slab<M, Copy>, heads: M::Vec<u32>, limit: u64, next_block: u64, end_block: u64) -> Self {
         Copies {
             pool,
-            heads,
+            zones: Buckets::new(heads),
             in_memory: 0,
             limit,
             next_block,
@@ -176,41 +191,13 @@ impl<M: Memory> Copies<M> {
 
     /// Memory held for tables and data (bytes).
     pub fn memory_bytes(&self) -> u64 {
-        let tables = self.pool.memory_bytes().saturating_add((self.heads.capacity() as u64).saturating_mul(4));
+        let tables = self.pool.memory_bytes().saturating_add(self.zones.memory_bytes());
         tables.saturating_add(self.in_memory << super::geometry::BLOCK_SHIFT)
     }
 
     /// Whether no copy is left.
     pub fn is_quiet(&self) -> bool {
         self.pool.used() == 0
-    }
-
-    fn bucket(&self, zone: u64) -> usize {
-        let hash = zone.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        (hash as usize) & self.heads.len().saturating_sub(1)
-    }
-
-    fn chain(&self, zone: u64) -> Chain<'_, M> {
-        let at = self.heads.get(self.bucket(zone)).copied().unwrap_or(NONE);
-        Chain { pool: &self.pool, zone, at }
-    }
-
-    fn unchain(&mut self, at: u32) {
-        let Some((zone, after)) = self.pool.get(at).map(|copy| (copy.zone, copy.chain)) else { return };
-        let bucket = self.bucket(zone);
-        let Some(head) = self.heads.get_mut(bucket) else { return };
-        if *head == at {
-            *head = after;
-            return;
-        }
-        let mut here = *head;
-        while let Some(copy) = self.pool.get_mut(here) {
-            if copy.chain == at {
-                copy.chain = after;
-                return;
-            }
-            here = copy.chain;
-        }
     }
 
     /// Sees to the old data of the blocks `missing` of a zone, none of which is copied yet.
@@ -220,7 +207,7 @@ impl<M: Memory> Copies<M> {
         }
         let mut uncovered = missing;
         let mut wait = None;
-        for (at, copy) in self.chain(zone) {
+        for (at, copy) in self.zones.all(&self.pool, zone) {
             if copy.mask() & missing != 0 {
                 uncovered &= !copy.mask();
                 if !copy.is_complete() && !M::has(Mutant::SecondWriterPasses) {
@@ -256,8 +243,6 @@ impl<M: Memory> Copies<M> {
         if end > self.end_block {
             return Err(Some(Errno::EFBIG));
         }
-        let bucket = self.bucket(zone);
-        let head = self.heads.get(bucket).copied().unwrap_or(NONE);
         let copy = Copy {
             zone,
             shift,
@@ -270,13 +255,11 @@ impl<M: Memory> Copies<M> {
             unset: low_bits(count.into()) << shift,
             dropping: false,
             waiters: Queue::new(),
-            chain: head,
+            chain: NONE,
             next: NONE,
         };
         let at = self.pool.insert(copy).ok_or(None)?;
-        if let Some(head) = self.heads.get_mut(bucket) {
-            *head = at;
-        }
+        self.zones.put(&mut self.pool, at);
         self.next_block = end;
         self.in_memory = self.in_memory.saturating_add(count.into());
         self.started = self.started.saturating_add(count.into());
@@ -286,26 +269,12 @@ impl<M: Memory> Copies<M> {
 
     /// A write is to set the bits `mask` of a zone: what is there for it stays until then.
     fn claim(&mut self, zone: u64, mask: u64) {
-        let mut at = self.heads.get(self.bucket(zone)).copied().unwrap_or(NONE);
-        while let Some(copy) = self.pool.get_mut(at) {
-            if copy.zone == zone {
-                copy.unset |= copy.mask() & mask;
-            }
-            at = copy.chain;
-        }
+        self.change_zone(zone, |copy| copy.unset |= copy.mask() & mask);
     }
 
     /// The bits `mask` of a zone are set: no write will ask for these blocks again.
     pub fn bits_set(&mut self, zone: u64, mask: u64) {
-        let mut at = self.heads.get(self.bucket(zone)).copied().unwrap_or(NONE);
-        while let Some(copy) = self.pool.get_mut(at) {
-            let (here, after) = (at, copy.chain);
-            if copy.zone == zone {
-                copy.unset &= !mask;
-                self.drop_if_free(here);
-            }
-            at = after;
-        }
+        self.change_zone(zone, |copy| copy.unset &= !mask);
     }
 
     /// A write to `extent` may not come again, or begins anew: nothing is kept for its sake.
@@ -323,14 +292,22 @@ impl<M: Memory> Copies<M> {
     }
 
     fn disown_zone(&mut self, zone: u64, mask: u64) {
-        let mut at = self.heads.get(self.bucket(zone)).copied().unwrap_or(NONE);
-        while let Some(copy) = self.pool.get_mut(at) {
-            let (here, after) = (at, copy.chain);
-            if copy.zone == zone && copy.mask() & mask != 0 {
+        self.change_zone(zone, |copy| {
+            if copy.mask() & mask != 0 {
                 copy.unset = 0;
-                self.drop_if_free(here);
             }
-            at = after;
+        });
+    }
+
+    /// Changes every copy of a zone, and lets those go that nobody needs then.
+    fn change_zone(&mut self, zone: u64, change: impl Fn(&mut Copy)) {
+        let mut of_zone = self.zones.first(&self.pool, zone);
+        while let Some(at) = of_zone {
+            if let Some(copy) = self.pool.get_mut(at) {
+                change(copy);
+            }
+            self.drop_if_free(at);
+            of_zone = after(&self.pool, at);
         }
     }
 
@@ -360,7 +337,8 @@ impl<M: Memory> Copies<M> {
     /// The complete copy that has `block`'s old data in memory, and the block's place in it.
     pub fn find(&self, block: u64) -> Option<(u32, u64)> {
         let (zone, bit) = (block / ZONE_BLOCKS, 1u64 << (block % ZONE_BLOCKS));
-        let found = self.chain(zone).find(|(_, copy)| copy.mask() & bit != 0 && copy.is_complete() && !copy.dead);
+        let mut of_zone = self.zones.all(&self.pool, zone);
+        let found = of_zone.find(|(_, copy)| copy.mask() & bit != 0 && copy.is_complete() && !copy.dead);
         found.map(|(at, copy)| (at, block.saturating_sub(copy.extent().first)))
     }
 
@@ -388,7 +366,7 @@ impl<M: Memory> Copies<M> {
             if !copy.is_free() {
                 continue;
             }
-            self.unchain(at);
+            self.zones.take(&mut self.pool, at);
             let copy = self.pool.remove(at)?;
             self.in_memory = self.in_memory.saturating_sub(copy.count.into());
             return Some(Task::Drop(at));
@@ -487,26 +465,5 @@ impl<M: Memory> Copies<M> {
             }
         }
         all
-    }
-}
-
-struct Chain<'a, M: Memory> {
-    pool: &'a Slab<M, Copy>,
-    zone: u64,
-    at: u32,
-}
-
-impl<'a, M: Memory> Iterator for Chain<'a, M> {
-    type Item = (u32, &'a Copy);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let at = self.at;
-            let copy = self.pool.get(at)?;
-            self.at = copy.chain;
-            if copy.zone == self.zone {
-                return Some((at, copy));
-            }
-        }
     }
 }

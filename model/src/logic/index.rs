@@ -8,6 +8,7 @@
 use core::hash::{Hash, Hasher};
 use core::ops::Deref;
 
+use super::buckets::{Buckets, Keyed};
 use super::bytes;
 use super::copies::Copies;
 use super::errno::Errno;
@@ -45,6 +46,21 @@ impl<P: Clone + Deref<Target = Block>> Hash for IndexPage<P> {
     }
 }
 
+/// Found by its number.
+impl<P: Clone> Keyed for IndexPage<P> {
+    fn key(&self) -> u64 {
+        self.number
+    }
+
+    fn chain(&self) -> u32 {
+        self.chain
+    }
+
+    fn chain_mut(&mut self) -> &mut u32 {
+        &mut self.chain
+    }
+}
+
 /// Where a block's old data is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lookup {
@@ -78,7 +94,8 @@ enum Provision {
 /// The index of one snapshot.
 pub struct Index<M: Memory> {
     pool: Slab<M, IndexPage<M::Page>>,
-    heads: M::Vec<u32>,
+    /// Of page numbers, of which no two are alike.
+    numbers: Buckets<M>,
     /// One bit a page: the file has it.
     on_file: M::Vec<u64>,
     spare: Option<M::Page>,
@@ -101,7 +118,7 @@ impl<M: Memory> Clone for Index<M> {
     fn clone(&self) -> Self {
         Index {
             pool: self.pool.clone(),
-            heads: self.heads.clone(),
+            numbers: self.numbers.clone(),
             on_file: self.on_file.clone(),
             spare: self.spare.clone(),
             ..*self
@@ -112,7 +129,7 @@ impl<M: Memory> Clone for Index<M> {
 impl<M: Memory> Hash for Index<M> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.pool.hash(state);
-        self.heads.hash(state);
+        self.numbers.hash(state);
         self.on_file.hash(state);
         (self.spare.is_some(), self.provision, self.refused, self.stalled, self.hand).hash(state);
         (self.limit, self.loads, self.flushing, self.waiting).hash(state);
@@ -125,7 +142,7 @@ impl<M: Memory> Index<M> {
     pub fn new(pool: Slab<M, IndexPage<M::Page>>, heads: M::Vec<u32>, on_file: M::Vec<u64>, limit: u32) -> Self {
         Index {
             pool,
-            heads,
+            numbers: Buckets::new(heads),
             on_file,
             spare: None,
             provision: Provision::NotNeeded,
@@ -152,7 +169,7 @@ impl<M: Memory> Index<M> {
     /// Memory held (bytes).
     pub fn memory_bytes(&self) -> u64 {
         let pages = u64::from(self.pool.used()) << super::geometry::BLOCK_SHIFT;
-        let tables = (self.heads.capacity() as u64).saturating_mul(4);
+        let tables = self.numbers.memory_bytes();
         let map = (self.on_file.capacity() as u64).saturating_mul(8);
         pages.saturating_add(tables).saturating_add(map).saturating_add(self.pool.memory_bytes())
     }
@@ -168,38 +185,8 @@ impl<M: Memory> Index<M> {
         self.on_file.get((number / 64) as usize).is_some_and(|word| word >> (number % 64) & 1 == 1)
     }
 
-    fn bucket(&self, number: u64) -> usize {
-        let hash = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        (hash as usize) & self.heads.len().saturating_sub(1)
-    }
-
     fn find(&self, number: u64) -> Option<u32> {
-        let mut at = self.heads.get(self.bucket(number)).copied().unwrap_or(NONE);
-        while let Some(page) = self.pool.get(at) {
-            if page.number == number {
-                return Some(at);
-            }
-            at = page.chain;
-        }
-        None
-    }
-
-    fn unchain(&mut self, at: u32) {
-        let Some((number, after)) = self.pool.get(at).map(|page| (page.number, page.chain)) else { return };
-        let bucket = self.bucket(number);
-        let Some(head) = self.heads.get_mut(bucket) else { return };
-        if *head == at {
-            *head = after;
-            return;
-        }
-        let mut here = *head;
-        while let Some(page) = self.pool.get_mut(here) {
-            if page.chain == at {
-                page.chain = after;
-                return;
-            }
-            here = page.chain;
-        }
+        self.numbers.first(&self.pool, number)
     }
 
     /// The page `number` in memory, or on its way there; `None` while there is no memory for it.
@@ -213,14 +200,10 @@ impl<M: Memory> Index<M> {
         let mut bytes = self.take_page()?;
         bytes.fill(0);
         let on_file = self.is_on_file(number);
-        let bucket = self.bucket(number);
-        let head = self.heads.get(bucket).copied().unwrap_or(NONE);
         let state = if on_file { PageState::Wanted } else { PageState::Ready };
-        let page = IndexPage { number, bytes, state, dirty: false, used: true, copies: Queue::new(), chain: head };
+        let page = IndexPage { number, bytes, state, dirty: false, used: true, copies: Queue::new(), chain: NONE };
         let at = self.pool.insert(page)?;
-        if let Some(head) = self.heads.get_mut(bucket) {
-            *head = at;
-        }
+        self.numbers.put(&mut self.pool, at);
         if on_file {
             self.loads = self.loads.saturating_add(1);
         }
@@ -258,7 +241,7 @@ impl<M: Memory> Index<M> {
                 page.used = false;
                 continue;
             }
-            self.unchain(at);
+            self.numbers.take(&mut self.pool, at);
             return self.pool.remove(at).map(|page| page.bytes);
         }
         None

@@ -5,6 +5,7 @@
 //! `crate::` paths, no inner attributes, nothing that can panic, rustc 1.85.
 
 pub mod abi;
+pub mod buckets;
 pub mod bytes;
 pub mod coarse;
 pub mod commit;
