@@ -2,6 +2,7 @@
 //! What an exploration relies on: states that differ in anything hash differently, a copy hashes like
 //! its original, and what happens to one of the two does not happen to the other.
 
+use model::buckets::{Buckets, Keyed};
 use model::commit::Commit;
 use model::copies::{Copies, Cover, Task};
 use model::device::{Device, Old};
@@ -71,6 +72,24 @@ fn index() -> Index<Heap> {
     Index::new(Slab::new(Bounded::with_capacity(2)), Bounded::filled(NONE, 2), Bounded::filled(0, 1), 2)
 }
 
+/// The only record of a pool.
+#[derive(Clone)]
+struct Found(u32);
+
+impl Keyed for Found {
+    fn key(&self) -> u64 {
+        0
+    }
+
+    fn chain(&self) -> u32 {
+        self.0
+    }
+
+    fn chain_mut(&mut self) -> &mut u32 {
+        &mut self.0
+    }
+}
+
 #[test]
 fn words_bits_and_pools() {
     differs(Word::new(0), Word::clone, &[("set", &|word| forget(word.set(4))), ("store", &|word| word.store(9))]);
@@ -92,6 +111,15 @@ fn words_bits_and_pools() {
         Slab::<Heap, u32>::new(Bounded::with_capacity(3)),
         Slab::clone,
         &[("a record", &|pool| forget(pool.insert(7))), ("a free place", &|pool| forget(pool.remove(0)))],
+    );
+    differs(
+        Buckets::<Heap>::new(Bounded::filled(NONE, 2)),
+        Buckets::clone,
+        &[("a record", &|buckets| {
+            let mut pool = Slab::<Heap, Found>::new(Bounded::with_capacity(1));
+            let at = pool.insert(Found(NONE)).unwrap();
+            buckets.put(&mut pool, at);
+        })],
     );
 }
 

@@ -144,6 +144,7 @@ mod tests {
         fn finds_what_was_put_in(steps: Vec<(u8, bool)>, chains: u8) -> bool {
             let mut pool: Slab<Heap, Item> = Slab::new(Bounded::with_capacity(steps.len()));
             let mut buckets = Buckets::new(Bounded::filled(NONE, 1 << (chains % 4)));
+            assert_eq!(buckets.memory_bytes(), 4 << (chains % 4));
             let mut naive: Vec<(u64, u32)> = Vec::new();
             steps.into_iter().all(|(number, put)| {
                 let key = u64::from(number % 7);
