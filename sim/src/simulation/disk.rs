@@ -48,11 +48,12 @@ impl Sector {
         Sector::Bytes(Rc::new(Bytes { hash: fast_hash(&raw), raw }))
     }
 
-    /// Its bytes. Of data no more is known than that they are no zeroes, and nobody's metadata.
-    pub fn raw(&self) -> [u8; 512] {
+    /// Puts its bytes in place of 512 others. Of data no more is known than that they are no zeroes, and nobody's
+    /// metadata.
+    pub fn copy_to(&self, to: &mut [u8]) {
         match self {
-            Sector::Data(number) => std::array::from_fn(|at| number.to_le_bytes()[at % 8]),
-            Sector::Bytes(bytes) => bytes.raw,
+            Sector::Data(number) => to.chunks_exact_mut(8).for_each(|word| word.copy_from_slice(&number.to_le_bytes())),
+            Sector::Bytes(bytes) => to.copy_from_slice(&bytes.raw),
         }
     }
 
@@ -186,12 +187,17 @@ impl Disk {
 
     /// The content of a sector as a read sees it.
     pub fn read(&self, sector: u64) -> Sector {
+        self.written(sector).cloned().unwrap_or(Sector::ZERO)
+    }
+
+    /// The same; nothing where the disk is as it was made, all zeroes.
+    pub fn written(&self, sector: u64) -> Option<&Sector> {
         if let Some((_, content)) = self.faults.iter().find(|(at, _)| *at == sector) {
-            return content.clone();
+            return Some(content);
         }
         match self.cache.iter().rev().find(|cached| cached.sector == sector) {
-            Some(cached) => cached.content.clone(),
-            None => self.durable(sector),
+            Some(cached) => Some(&cached.content),
+            None => self.durable.get(&sector),
         }
     }
 

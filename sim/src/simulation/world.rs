@@ -737,7 +737,9 @@ impl World {
         let mut bytes = [0; 4096];
         let base = self.sector(file + 1, block);
         for (at, to) in bytes.chunks_exact_mut(512).enumerate() {
-            to.copy_from_slice(&self.disk.read(base + at as u64).raw());
+            if let Some(content) = self.disk.written(base + at as u64) {
+                content.copy_to(to);
+            }
         }
         bytes
     }
