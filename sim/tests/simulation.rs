@@ -424,7 +424,11 @@ fn traces_of_former_weaknesses() {
 /// Recordings of media that lost writes and show nothing of them: counted, and the rest is judged as ever.
 #[test]
 fn what_no_medium_shows_is_counted() {
-    for (name, event) in [("opening-and-mark-lost", Event::LossUnseen), ("record-of-a-loss-lost", Event::LossHidden)] {
+    for (name, event) in [
+        ("opening-and-mark-lost", Event::LossUnseen),
+        ("record-of-a-loss-lost", Event::LossHidden),
+        ("loss-by-another-hidden", Event::LossHidden),
+    ] {
         let recording = Recording::read(&fixtures().join(format!("untold/{name}.json"))).expect("a recording");
         let world = recording.replay(true);
         assert_eq!((world.violation, world.coverage.count(event)), (None, 1), "{name}");

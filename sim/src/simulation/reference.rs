@@ -441,7 +441,11 @@ impl CowFile {
         });
         let told = match (self.expected_loss, hidden) {
             (Some(true), _) => return Told::MarkLost,
-            (_, Some((_, true))) if record.lost.is_none() => Told::LossHidden,
+            (_, Some((_, true))) if record.lost.is_none() => {
+                // Not even that somebody else wrote: what the driver wrote since may cover the traces in block 0.
+                self.untracked = false;
+                Told::LossHidden
+            }
             (Some(false), _) => Told::Nothing,
             (None, _) if self.reused => Told::Nothing,
             (None, _) => return Told::Everything,
