@@ -57,14 +57,17 @@ impl<M: Memory> Buckets<M> {
 
     /// The first record of a key, if there is one.
     pub fn first<T: Clone + Keyed>(&self, pool: &Slab<M, T>, key: u64) -> Option<u32> {
+        self.find(pool, key).map(|(at, _)| at)
+    }
+
+    fn find<'a, T: Clone + Keyed>(&self, pool: &'a Slab<M, T>, key: u64) -> Option<(u32, &'a T)> {
         let head = self.heads.get(self.bucket(key))?;
         from(pool, *head, key)
     }
 
     /// The records of a key.
     pub fn all<'a, T: Clone + Keyed>(&self, pool: &'a Slab<M, T>, key: u64) -> impl Iterator<Item = (u32, &'a T)> {
-        let places = core::iter::successors(self.first(pool, key), move |at| after(pool, *at));
-        places.filter_map(move |at| Some((at, pool.get(at)?)))
+        core::iter::successors(self.find(pool, key), move |(_, record)| from(pool, record.chain(), key))
     }
 
     /// Takes in the record at `at`, which is in no table, in front of others with its key.
@@ -98,14 +101,14 @@ impl<M: Memory> Buckets<M> {
 /// The next record with the key of that at `at`.
 pub fn after<M: Memory, T: Clone + Keyed>(pool: &Slab<M, T>, at: u32) -> Option<u32> {
     let record = pool.get(at)?;
-    from(pool, record.chain(), record.key())
+    from(pool, record.chain(), record.key()).map(|(at, _)| at)
 }
 
 /// The first record of a key in the chain that goes on at `at`.
-fn from<M: Memory, T: Clone + Keyed>(pool: &Slab<M, T>, mut at: u32, key: u64) -> Option<u32> {
+fn from<M: Memory, T: Clone + Keyed>(pool: &Slab<M, T>, mut at: u32, key: u64) -> Option<(u32, &T)> {
     while let Some(record) = pool.get(at) {
         if record.key() == key {
-            return Some(at);
+            return Some((at, record));
         }
         at = record.chain();
     }

@@ -15,8 +15,8 @@ use sha2::{Digest as _, Sha256};
 
 /// A block (bytes).
 pub const BLOCK: usize = 4096;
-/// At a time (bytes).
-const PIECE: usize = 1 << 20;
+/// What [`in_pieces`] reads at a time (bytes).
+pub const PIECE: usize = 1 << 20;
 
 /// Memory that begins at a page's boundary.
 #[derive(Debug)]
@@ -138,8 +138,9 @@ pub fn size(path: &Path) -> anyhow::Result<u64> {
 
 /// All of a device, or of a file.
 pub fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let mut all = Vec::with_capacity(size(path)? as usize);
-    in_pieces(path, size(path)?, |piece| all.extend_from_slice(piece))?;
+    let bytes = size(path)?;
+    let mut all = Vec::with_capacity(bytes as usize);
+    in_pieces(path, bytes, |piece| all.extend_from_slice(piece))?;
     Ok(all)
 }
 

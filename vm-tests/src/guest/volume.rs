@@ -33,7 +33,7 @@ impl Format {
             Format::Ext4Small => "mkfs.ext4 -q -F -b 1024 -E lazy_itable_init=0",
             Format::Ext3 => "mkfs.ext3 -q -F -b 4096",
             Format::Ext2 => "mkfs.ext2 -q -F -b 4096",
-            // Less than 300 MiB, which is more than there is to test.
+            // It would refuse less than 300 MiB, and all of a device is compared.
             Format::Xfs => "mkfs.xfs --unsupported -q -f",
         }
     }
@@ -50,8 +50,8 @@ impl Format {
     /// A device for it, no larger than it must be, because all of it is compared: of the disks of
     /// [`super::scenario::MACHINE`] a whole one as small as that.
     pub fn device(self, kind: Kind) -> anyhow::Result<Device> {
-        let number = if self == Format::Xfs { 1 } else { 4 };
-        Device::new(kind, if kind == Kind::Virtio { number } else { 0 }, self.mib())
+        let number = if kind == Kind::Virtio && self != Format::Xfs { 4 } else { 1 };
+        Device::new(kind, number, self.mib())
     }
 }
 

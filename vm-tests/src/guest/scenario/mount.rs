@@ -281,7 +281,7 @@ fn unmounted_meanwhile() -> anyhow::Result<()> {
     // Of this format a long file takes long to cut.
     let volume = Volume::make(&device, Format::Ext3, 0)?;
     let mut driver = Driver::open()?;
-    for round in 0..4 {
+    for round in 0..8 {
         driver.setup(device.path(), &volume.path("cow"), 100, 0)?;
         shell::run("udevadm settle")?;
         let command = if round % 2 == 0 { Command::Incremental(0) } else { Command::Destroy(0) };
