@@ -444,6 +444,27 @@ fn what_anothers_failed_flush_took_away_is_no_lie_of_the_drivers() {
     assert_eq!((world.violation, world.coverage.count(Event::OriginFlushFailed)), (None, 1));
 }
 
+/// A coarse page of which a write was lost is to the bit the one that was to be written: a driver that could not read
+/// it, and whose record was lost before, made the same one.
+#[test]
+fn a_lost_write_of_what_is_there_takes_nothing_away() {
+    let recording = Recording::read(&fixtures().join("untold/mark-lost-in-vain.json")).expect("a recording");
+    let world = recording.replay(false);
+    let seen = [Event::CoarseLost, Event::LossNoticed].map(|event| world.coverage.count(event));
+    assert_eq!((world.violation, seen), (None, [1, 0]));
+}
+
+/// Of a page that a failed flush left undefined a power cut brings the older one back, without the mark.
+#[test]
+fn a_lost_mark_may_come_to_light_with_a_later_power_cut() {
+    let name = "mark-behind-unflushed-page";
+    let recording = Recording::read(&fixtures().join(format!("untold/{name}.json"))).expect("a recording");
+    let world = recording.replay(true);
+    let seen = [Event::CoarseLost, Event::FlushFailed, Event::Cut].map(|event| world.coverage.count(event));
+    assert_eq!((world.violation, seen), (None, [2, 2, 1]));
+    insta::assert_snapshot!(name, world.trace.unwrap_or_default().join("\n"));
+}
+
 /// A mark and the two records before it that open a closed file, all acknowledged and lost: the medium is to the
 /// bit the one that was found before.
 #[test]

@@ -72,7 +72,7 @@ impl CowFile {
         let mut block: Block = [0; BLOCK_SIZE];
         let have = opened.bytes.min(BLOCK_SIZE as u64) as usize;
         read(path, &opened.file, 0, block.get_mut(..have).unwrap_or(&mut []))?;
-        let mut header = match Header::parse(&block) {
+        let header = match Header::parse(&block) {
             // What is missing is zero here: fields of a file cut short must not be called wrong.
             Err(what)
                 if have == 0 || (have < BLOCK_SIZE && !matches!(what, Malformed::Magic | Malformed::ByteOrder)) =>
@@ -86,19 +86,13 @@ impl CowFile {
         }
         let identity = Identity::parse(&block).map_err(malformed)?;
         let header_crc = crc32c::update(0, block.get(..HEADER_SIZE).unwrap_or(&[]));
-        let record = identity.map(|identity| Record::parse(&block, identity.seed()));
-        let is_open = record.as_ref().is_some_and(|record| record.as_ref().is_ok_and(Record::is_open));
-        let record = match record {
+        let record = match identity.map(|identity| Record::parse(&block, identity.seed())) {
             None => OurPart::Void,
             Some(Err(_)) => OurPart::Damaged,
             Some(Ok(record)) if record.epoch != header.seqid => OurPart::Damaged,
-            Some(Ok(record)) if header_crc != record.header_crc && header_crc != record.former_header_crc => {
-                OurPart::Void
-            }
+            Some(Ok(record)) if record.is_foreign(header_crc) => OurPart::Void,
             Some(Ok(Record { phase, lost, excess_bytes, .. })) => OurPart::Valid { phase, lost, excess_bytes },
         };
-        // A lost write can leave the C driver's part as it was when the file was closed before.
-        header.clean &= !is_open;
         Ok(CowFile { path: path.into(), opened, header, identity, record })
     }
 
@@ -129,25 +123,22 @@ impl CowFile {
 
     /// Reads the list, for a device of `geometry`.
     pub fn list(&self, geometry: Geometry) -> Result<ChangeList, Error> {
-        let final_state = self.header.clean || matches!(self.record, OurPart::Valid { phase: Phase::Sealed, .. });
-        if let OurPart::Valid { lost: Some(reason), .. } = self.record {
-            if final_state {
-                return Ok(self.everything(geometry, reason));
-            }
+        if let OurPart::Valid { phase: Phase::Sealed, lost: Some(reason), .. } = self.record {
+            return Ok(self.everything(geometry, reason));
         }
         if let Some(cow_bytes) = self.device_bytes().filter(|bytes| *bytes != geometry.device_bytes()) {
             let snapshot_bytes = geometry.device_bytes();
             return Err(Error::DeviceSize { path: self.path.clone(), cow_bytes, snapshot_bytes });
         }
         match (self.record, self.identity) {
-            (OurPart::Valid { excess_bytes, .. }, _) if self.header.clean => {
+            (OurPart::Valid { phase: Phase::Sealed, excess_bytes, .. }, _) if self.header.clean => {
                 self.list_of_index(geometry, Some(excess_bytes))
             }
-            (_, _) if self.header.clean => self.list_of_index(geometry, None),
             (OurPart::Valid { phase: Phase::Sealed, excess_bytes, .. }, Some(identity)) => {
                 self.list_of_marks(geometry, identity, excess_bytes)
             }
             (OurPart::Valid { .. }, _) => Err(Error::StillTracked { path: self.path.clone() }),
+            (_, _) if self.header.clean => self.list_of_index(geometry, None),
             // Whatever it said, a copy of every block from the snapshot is right.
             (OurPart::Damaged, _) => Ok(self.everything(geometry, Reason::Damaged)),
             (OurPart::Void, _) => Err(Error::NotClosed { path: self.path.clone() }),

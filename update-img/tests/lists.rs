@@ -190,7 +190,7 @@ fn files_that_still_get_changes_are_refused() {
         assert!(matches!(list_of(&cow.bytes(), 8 * MIB), Err(Error::StillTracked { .. })));
         let lost = Cow { lost: Some(Reason::MarkFailed), ..cow };
         assert!(matches!(list_of(&lost.bytes(), 8 * MIB), Err(Error::StillTracked { .. })));
-        // The write that took the C driver's flag away was lost.
+        // Only a finished list is CLEAN.
         let clean = Cow { phase, clean: true, ..Cow::sealed(8 * MIB, []) };
         assert!(matches!(list_of(&clean.bytes(), 8 * MIB), Err(Error::StillTracked { .. })));
     }

@@ -184,8 +184,7 @@ impl<M: Memory> Epoch<M> {
         Seal { seed: self.identity.seed(), epoch: self.header.seqid }
     }
 
-    /// The file block that is appended to next. A crash may have kept the closing record and not the
-    /// header that it announced.
+    /// The file block that is appended to next: the record has it while the file is closed.
     pub fn fpos(&self) -> u64 {
         self.record.closed.map_or(self.header.fpos, |closed| closed.fpos)
     }

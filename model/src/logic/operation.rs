@@ -165,9 +165,7 @@ pub(super) enum Close {
     /// Block 0 is being read.
     Token { asked: bool },
     /// The closing record is being written.
-    Announce { ticket: u64, header: Header },
-    /// The header is being written.
-    Header { ticket: u64 },
+    Record { ticket: u64 },
 }
 
 impl<M: Memory> Device<M> {
@@ -853,13 +851,7 @@ impl<M: Memory> Device<M> {
                 return Some(Effect::Flush { file: File::Current });
             }
             Close::Token { asked: false } => return self.ask(go(Close::Token { asked: true }), Step::ReadBlock0),
-            Close::Announce { ticket, header } => {
-                if let Err(errno) = self.redeemed(File::Current, ticket)? {
-                    return self.done(Err(errno));
-                }
-                Close::Header { ticket: self.current.as_mut()?.install(header) }
-            }
-            Close::Header { ticket } => {
+            Close::Record { ticket } => {
                 let result = self.redeemed(File::Current, ticket)?;
                 return self.done(result);
             }
@@ -869,31 +861,21 @@ impl<M: Memory> Device<M> {
         None
     }
 
-    /// The header of a file closed in order. CLEAN, for the C driver, needs a complete index.
-    fn closing_header(&self) -> Option<Header> {
-        let epoch = self.current.as_ref()?;
-        let whole = self.old.as_ref().filter(|old| old.copies.failed().is_none());
-        Some(Header {
-            clean: whole.is_some() && self.lost.is_none(),
-            fpos: whole.map_or(epoch.header.fpos, |old| old.copies.next_block()),
-            changed_blocks: Some(self.changed),
-            ..epoch.header
-        })
-    }
-
-    fn announce_close(&mut self, block0: Option<&Block>) -> Option<()> {
-        let header = self.closing_header()?;
-        let snapshot = header.clean;
-        let changed = self.changed;
+    /// Requests the record of a file closed in order. Its v1 header stays dirty: the index is not complete before the
+    /// epoch is over, and whom the record tells nothing must not take it for a list.
+    fn record_close(&mut self, block0: Option<&Block>) -> Option<()> {
+        let image = self.old.as_ref().filter(|old| old.copies.failed().is_none() && self.lost.is_none());
+        let image_end = image.map(|old| old.copies.next_block());
+        let changed_blocks = self.changed;
         let epoch = self.current.as_mut()?;
         let digest = epoch.tracking.digest(epoch.seal());
-        epoch.record.closed = Some(Closed { digest, changed_blocks: changed, fpos: header.fpos });
-        epoch.record.snapshot = snapshot;
+        let fpos = image_end.unwrap_or(epoch.header.fpos);
+        epoch.record.closed = Some(Closed { digest, changed_blocks, fpos });
+        epoch.record.snapshot = image_end.is_some();
         if let Some(block0) = block0 {
             epoch.record.token = Token::new(&token::hashes(block0));
         }
-        let ticket = epoch.announce(&header);
-        self.operation = Operation::Close(Close::Announce { ticket, header });
+        self.operation = Operation::Close(Close::Record { ticket: epoch.request() });
         Some(())
     }
 
@@ -989,7 +971,7 @@ impl<M: Memory> Device<M> {
                 self.undo(errno);
             }
             (Operation::Close(Close::Token { asked: true }), result) => {
-                self.announce_close(result.ok());
+                self.record_close(result.ok());
             }
             _ => {}
         }

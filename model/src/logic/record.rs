@@ -82,9 +82,9 @@ fn crc(sector: &[u8], seed: u32) -> u32 {
 }
 
 impl Record {
-    /// Whether the file is neither closed in order nor finished: its list is not to be read on its own.
-    pub fn is_open(&self) -> bool {
-        self.closed.is_none() && self.phase != Phase::Sealed
+    /// Whether somebody else wrote the v1 header with that checksum.
+    pub fn is_foreign(&self, header_crc: u32) -> bool {
+        header_crc != self.header_crc && header_crc != self.former_header_crc
     }
 
     fn parse_slot(block: &Block, slot: u64, seed: u32) -> Option<Record> {
@@ -188,19 +188,9 @@ mod tests {
         }
     }
 
-    /// A list is complete once the file is closed in order, or its epoch is over.
     #[test]
-    fn a_file_is_open_until_it_is_closed_or_sealed() {
-        let closed = sample(1).closed;
-        for (phase, closed, open) in [
-            (Phase::Prepared, None, true),
-            (Phase::Active, None, true),
-            (Phase::Active, closed, false),
-            (Phase::Sealed, None, false),
-            (Phase::Sealed, closed, false),
-        ] {
-            assert_eq!(Record { phase, closed, ..sample(1) }.is_open(), open, "{phase:?}, {closed:?}");
-        }
+    fn a_header_is_ours_if_the_record_knows_it() {
+        assert_eq!([7, 8, 9, 10].map(|crc| sample(1).is_foreign(crc)), [true, false, false, true]);
     }
 
     #[test]

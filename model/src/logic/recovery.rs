@@ -82,7 +82,7 @@ pub fn examine(block: &Block, geometry: Geometry, snapshot: bool) -> Result<Find
         return Err(Refusal::Malformed(Malformed::Record));
     }
     let crc = crc32c::update(0, &array::<HEADER_SIZE>(block, 0));
-    if crc != record.header_crc && crc != record.former_header_crc {
+    if record.is_foreign(crc) {
         return Err(Refusal::Foreign);
     }
     if header.fpos < geometry.data_block() {

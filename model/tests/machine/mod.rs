@@ -1233,8 +1233,7 @@ impl Machine {
         let (header, record) = (Header::parse(&file.page(0)[..]).unwrap(), record(file).unwrap());
         let closed = record.closed.expect("closed in order");
         let changed = self.device.as_ref().map(Device::changed_blocks);
-        assert_eq!((Some(closed.changed_blocks), header.changed_blocks), (changed, changed));
-        assert_eq!(closed.fpos, header.fpos);
+        assert_eq!(Some(closed.changed_blocks), changed);
         let digest = (0..self.geometry.coarse_pages())
             .flat_map(|page| {
                 file.page(self.geometry.coarse_block() + page).chunks(512).map(<[u8]>::to_vec).collect::<Vec<_>>()
@@ -1244,7 +1243,7 @@ impl Machine {
                 model::crc32c::update(digest, &CoarseSector::stored_crc(sector).to_le_bytes())
             });
         assert!(closed.digest == digest || record.lost.is_some(), "the digest is not that of the medium");
-        assert_eq!(header.clean, record.snapshot);
+        assert!(!header.clean, "the index is not complete");
         let failed = self.device.as_ref().and_then(Device::snapshot_failure).is_some();
         let (state, verdict) = (self.device().state(), self.device().verdict());
         assert_eq!(record.snapshot, state.snapshot && !failed && !matches!(verdict, Verdict::Lost(_)));

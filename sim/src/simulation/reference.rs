@@ -15,12 +15,15 @@
 
 use std::rc::Rc;
 
+use model::bytes::u64_at;
 use model::coarse::{CoarseSector, Mark, MarkState};
 use model::crc32c;
 use model::device::Device;
 use model::fine;
-use model::geometry::{Extent, Geometry, COARSE_SECTOR_REGIONS, REGION_BLOCKS, SECTOR_SIZE, ZONE_BLOCKS};
-use model::header::{Header, HEADER_SIZE};
+use model::geometry::{
+    Extent, Geometry, COARSE_SECTOR_REGIONS, INDEX_BLOCK, PAGE_ENTRIES, REGION_BLOCKS, SECTOR_SIZE, ZONE_BLOCKS,
+};
+use model::header::Header;
 use model::identity::Identity;
 use model::memory::Block;
 use model::record::{Phase, Record};
@@ -405,8 +408,15 @@ impl CowFile {
     }
 
     /// What a recovery of what the medium says now has to come to. What the medium lost and shows nothing of
-    /// cannot be known: from here on the list is what the medium says, and that alone.
-    pub fn expect(&mut self, finding: &Finding, geometry: Geometry, page: impl Fn(u64) -> Block) -> Told {
+    /// cannot be known: from here on the list is what the medium says, and that alone. `settled`: whether a power
+    /// cut cannot make another of that page.
+    pub fn expect(
+        &mut self,
+        finding: &Finding,
+        geometry: Geometry,
+        page: impl Fn(u64) -> Block,
+        settled: impl Fn(u64) -> bool,
+    ) -> Told {
         let (seed, epoch, record) = (finding.identity.seed(), finding.header.seqid, &finding.record);
         let found = sectors(geometry, seed, epoch, &page);
         let hot: u64 = marks(geometry, &found)
@@ -421,14 +431,16 @@ impl CowFile {
         self.record = (record.sequence, record.lost.is_some());
         // A sector that is not valid counts as hot and lacks nothing, nor does what a later write made of it
         // before a power cut.
-        self.blind.retain(|blind| {
+        let lacks = |blind: &Blind| {
             let now = page(geometry.coarse_block() + blind.page);
             let mut sectors = found.iter().skip(8 * blind.page as usize).zip(stored_crcs(&now).zip(&blind.shown));
             let lacks = |sector: &CoarseSector, is_old| is_old || sector.sequence < blind.number;
             sectors.any(|(sector, (now, old))| sector.as_ref().is_some_and(|sector| lacks(sector, now == *old)))
-        });
-        let followed = self.blind.iter().any(|blind| record.sequence > blind.record);
-        self.expected_loss = (!self.blind.is_empty()).then(|| {
+        };
+        self.blind.retain(|blind| lacks(blind) || !settled(geometry.coarse_block() + blind.page));
+        let lacking = || self.blind.iter().filter(|blind| lacks(blind));
+        let followed = lacking().any(|blind| record.sequence > blind.record);
+        self.expected_loss = lacking().next().map(|_| {
             followed
                 || match record.closed {
                     Some(closed) => closed.digest != digest(geometry, &page),
@@ -541,18 +553,11 @@ impl CowFile {
             }
         }
         let short = header.changed_blocks.is_some_and(|counted| counted > reported);
-        // The C driver's part is older than ours: `update-img` refuses it if ours says open, and otherwise takes
-        // it for what another driver made of the file.
-        let record = record_of(head);
-        let hidden = record.as_ref().and_then(|record| self.hidden_behind(record));
-        let crc = crc32c::update(0, &head[..HEADER_SIZE]);
-        let old = record
-            .is_some_and(|record| record.is_open() || ![record.header_crc, record.former_header_crc].contains(&crc));
+        let hidden = record_of(head).and_then(|record| self.hidden_behind(&record));
         // Copied for a write that was never let through: its entry makes up for one that was lost.
         let fooled = found.0.iter().any(|block| !self.submitted.contains(*block) && !self.differing.contains(*block));
         // Which whoever applies the list is told.
-        // Nor is a header the newest whose write was lost.
-        if ((short || old || fooled) && may_be_short) || self.index_lost || self.vague || hidden.is_some() {
+        if ((short || fooled) && may_be_short) || self.index_lost || self.vague || hidden.is_some() {
             return Ok(());
         }
         if let Some(block) = self.submitted.0.iter().find(|block| !found.contains(**block)) {
@@ -566,6 +571,27 @@ impl CowFile {
             return violation("I2", format!("the header counts {counted:?} blocks, the index has {reported}"));
         }
         Ok(())
+    }
+
+    /// I3 of a file closed in order: the old data of every block that was written is found through the index on the
+    /// medium. `may_be_short`: a write of the index may have been lost.
+    pub fn check_image(&self, head: &Block, may_be_short: bool, page: impl Fn(u64) -> Block) -> Result<(), Violation> {
+        let Some(record) = record_of(head) else { return Ok(()) };
+        let Some(closed) = record.closed.filter(|_| record.snapshot && record.phase != Phase::Sealed) else {
+            return Ok(());
+        };
+        if may_be_short || self.index_lost || self.vague || self.hidden_behind(&record).is_some() {
+            return Ok(());
+        }
+        let data = self.geometry.data_block()..closed.fpos;
+        let entry = |block: u64| u64_at(&page(INDEX_BLOCK + block / PAGE_ENTRIES), (block % PAGE_ENTRIES) as usize * 8);
+        let kept = |block: u64| self.is_zeroed(block) || data.contains(&entry(block));
+        match self.submitted.0.iter().find(|block| !kept(**block)) {
+            Some(block) => {
+                violation("I3", format!("block {block} was written, and the closed file has no old data of it"))
+            }
+            None => Ok(()),
+        }
     }
 
     /// I1 of the marks on the medium, of any file that is or was tracked into.

@@ -210,6 +210,15 @@ impl Default for Scenario {
 }
 
 impl Scenario {
+    /// What there may be so many of, but for faults.
+    pub const BUDGETS: [fn(&mut Scenario) -> &mut u32; 5] = [
+        |scenario| &mut scenario.writes,
+        |scenario| &mut scenario.reads,
+        |scenario| &mut scenario.command_count,
+        |scenario| &mut scenario.crashes,
+        |scenario| &mut scenario.untracked,
+    ];
+
     /// Checks every field; the error names the first that is wrong.
     pub fn check(&self) -> Result<(), String> {
         if self.schema != SCHEMA {

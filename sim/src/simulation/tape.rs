@@ -102,6 +102,19 @@ impl Recording {
             while best.choices.last() == Some(&0) {
                 best.choices.pop();
             }
+            // Once the choices are at an end, writes go on to arrive until there are no more.
+            for budget in Scenario::BUDGETS {
+                let mut step = *budget(&mut best.scenario);
+                while step > 0 {
+                    let mut candidate = best.clone();
+                    let value = budget(&mut candidate.scenario);
+                    *value = value.saturating_sub(step);
+                    if !attempt(&mut best, candidate) {
+                        step /= 2;
+                    }
+                    step = step.min(*budget(&mut best.scenario));
+                }
+            }
             if best.choices == before || !attempt(&mut best.clone(), best.clone()) {
                 break;
             }

@@ -744,6 +744,12 @@ impl World {
         bytes
     }
 
+    /// Whether a power cut, or another read, gives the same.
+    fn is_settled(&self, file: usize, block: u64) -> bool {
+        let base = self.sector(file + 1, block);
+        (base..base + BLOCK_SECTORS).all(|sector| self.disk.possible(sector).windows(2).all(|pair| pair[0] == pair[1]))
+    }
+
     fn block0(&self) -> Block {
         let mut bytes = [0; 4096];
         for (sector, to) in self.origin(0).iter().zip(bytes.chunks_exact_mut(512)) {
@@ -1235,6 +1241,8 @@ impl World {
                 let result = self.files[at].check_index(&head, &header, self.may_be_short(), page);
                 self.judge(result);
             }
+            let result = self.files[at].check_image(&head, self.may_be_short(), |block| self.page(at, block));
+            self.judge(result);
             let result = self.files[at].check_sealed(&head, self.geometry, |block| self.page(at, block));
             self.judge(result);
         }
@@ -1335,7 +1343,8 @@ impl World {
         let fpos = finding.record.closed.map_or(finding.header.fpos, |closed| closed.fpos);
         let old = finding.snapshot.then(|| self.new_old(fpos));
         let mut expecting = self.files[file].clone();
-        match expecting.expect(&finding, self.geometry, |block| self.page(file, block)) {
+        let page = |block| self.page(file, block);
+        match expecting.expect(&finding, self.geometry, page, |block| self.is_settled(file, block)) {
             Told::Everything => {}
             Told::MarkLost => self.coverage.note(Event::LossNoticed),
             Told::Nothing => self.coverage.note(Event::LossUnseen),

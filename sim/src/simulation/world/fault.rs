@@ -210,7 +210,11 @@ impl World {
     fn acknowledge_nothing(&mut self, io: Io) {
         let Io::Page { role, page, payload, .. } = io else { return };
         if let Some(file) = self.file_of(role) {
+            let lost = payload.iter().any(|(sector, content)| self.disk.needs(*sector, content));
             match page {
+                // The medium is as the write would have made it.
+                Page::Coarse(number) if !lost => self.files[file].mark_made(number),
+                _ if !lost => {}
                 Page::Head => self.files[file].record_lost(),
                 Page::Coarse(number) => {
                     let shown = self.page(file, self.geometry.coarse_block() + number);
