@@ -347,6 +347,17 @@ fn room_in_a_region_that_is_being_settled_is_left_as_well() {
     assert_eq!(machine.result, Some(Ok(())));
 }
 
+/// A file of many regions is not left region by region.
+#[test]
+fn marks_of_the_room_share_their_writes() {
+    let mut machine = Machine::new(Room { bytes: 32 << 20, own: true, data: 3000, ..ROOM });
+    let before = machine.epoch().tracking.written();
+    machine.give(Command::Drop).unwrap();
+    machine.run_out();
+    assert_eq!((machine.result, machine.device().changed_blocks()), (Some(Ok(())), 3000));
+    assert_eq!(machine.epoch().tracking.written(), before + 1);
+}
+
 /// A page of the index that the medium lost is whatever was there before: no reader is sent where no old data is.
 #[test]
 fn entries_that_point_elsewhere_are_an_error() {

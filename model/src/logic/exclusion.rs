@@ -9,6 +9,7 @@
 //! Invariants: areas are ascending and disjoint; what an area is (`Role`) changes only when the
 //! file does, so two reads of a snapshot agree.
 
+use core::cmp::Ordering;
 use core::hash::{Hash, Hasher};
 
 use super::geometry::{low_bits, Extent, ZONE_BLOCKS};
@@ -116,9 +117,34 @@ impl<M: Memory> Exclusion<M> {
         self.mask_of(zone, |role| role == Role::Metadata)
     }
 
+    /// The first run of blocks from `block` on that only one of two snapshots shows as zeroes.
+    pub fn differing_from(&self, other: &Self, mut block: u64) -> Option<Extent> {
+        loop {
+            let zeroed = |exclusion: &Self| exclusion.run_from(block, |_| true);
+            let (run, end) = match (zeroed(self), zeroed(other)) {
+                (Some(one), Some(two)) => match one.first.cmp(&two.first) {
+                    Ordering::Less => (one, one.end().min(two.first)),
+                    Ordering::Greater => (two, two.end().min(one.first)),
+                    Ordering::Equal => {
+                        block = one.end().min(two.end());
+                        continue;
+                    }
+                },
+                (Some(only), None) | (None, Some(only)) => (only, only.end()),
+                (None, None) => return None,
+            };
+            return Some(Extent { first: run.first, count: end.saturating_sub(run.first) });
+        }
+    }
+
     /// The first run of blocks of old data from `block` on.
     pub fn data_from(&self, block: u64) -> Option<Extent> {
-        let area = self.areas.iter().find(|area| area.role == Role::Data && area.extent.end() > block)?;
+        self.run_from(block, |role| role == Role::Data)
+    }
+
+    fn run_from(&self, block: u64, which: impl Fn(Role) -> bool) -> Option<Extent> {
+        let from = self.areas.partition_point(|area| area.extent.end() <= block);
+        let area = self.areas.iter().skip(from).find(|area| which(area.role))?;
         let first = area.extent.first.max(block);
         Some(Extent { first, count: area.extent.end().saturating_sub(first) })
     }
@@ -146,6 +172,7 @@ mod tests {
     use super::*;
     use crate::heap::{Bounded, Heap};
     use quickcheck::quickcheck;
+    use std::collections::BTreeSet;
     use std::vec::Vec;
 
     fn exclusion(areas: &[(u64, u64, Role)]) -> Exclusion<Heap> {
@@ -189,18 +216,37 @@ mod tests {
         assert_eq!(areas.areas().iter().map(|area| area.role).collect::<Vec<_>>(), [Role::Metadata, Role::Former]);
     }
 
+    /// As many of the runs as do not overlap, and their blocks.
+    fn excluded(runs: Vec<(u8, u8)>) -> (Exclusion<Heap>, BTreeSet<u64>) {
+        let mut areas: Exclusion<Heap> = Exclusion::new(Bounded::with_capacity(runs.len()));
+        let mut blocks = BTreeSet::new();
+        for (first, count) in runs {
+            let extent = Extent { first: first.into(), count: count.into() };
+            if areas.add(Area { extent, role: Role::Former }).is_ok() {
+                blocks.extend(extent.first..extent.end());
+            }
+        }
+        (areas, blocks)
+    }
+
     quickcheck! {
         fn masks_agree_with_the_areas(runs: Vec<(u8, u8)>, zone: u8) -> bool {
-            let mut areas: Exclusion<Heap> = Exclusion::new(Bounded::with_capacity(runs.len()));
-            let mut blocks = Vec::new();
-            for (first, count) in runs {
-                let extent = Extent { first: first.into(), count: count.into() };
-                if areas.add(Area { extent, role: Role::Former }).is_ok() {
-                    blocks.extend(extent.first..extent.end());
-                }
-            }
+            let (areas, blocks) = excluded(runs);
             let zone = u64::from(zone % 9);
             (0..ZONE_BLOCKS).all(|bit| (areas.zeroed(zone) >> bit & 1 == 1) == blocks.contains(&(zone * 64 + bit)))
+        }
+
+        fn what_differs_is_in_one_of_the_two(one: Vec<(u8, u8)>, two: Vec<(u8, u8)>, from: u8) -> bool {
+            let ((one, in_one), (two, in_two)) = (excluded(one), excluded(two));
+            let from = u64::from(from);
+            let mut found = Vec::new();
+            let mut block = from;
+            while let Some(extent) = one.differing_from(&two, block) {
+                found.extend(extent.first..extent.end());
+                block = extent.end();
+            }
+            let expected: Vec<u64> = in_one.symmetric_difference(&in_two).copied().filter(|at| *at >= from).collect();
+            found == expected
         }
     }
 }

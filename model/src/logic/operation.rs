@@ -87,6 +87,8 @@ pub(super) enum Take {
     Flush { asked: bool },
     /// Its header block is being written.
     Prepare { ticket: u64 },
+    /// What only one of the two snapshots shows as zeroes is being listed, from this block on.
+    Places { block: u64 },
     /// The file system is being frozen.
     Freeze { asked: bool },
     /// Writes let through are being waited for.
@@ -384,11 +386,20 @@ impl<M: Memory> Device<M> {
             }
             Take::Prepare { ticket } => match self.redeemed(File::Next, ticket)? {
                 Ok(()) => {
-                    self.operation = go(Take::Freeze { asked: false });
+                    self.touch_runs(Self::place_from);
+                    self.operation = go(Take::Places { block: 0 });
                     None
                 }
                 Err(errno) => self.undo(errno),
             },
+            Take::Places { block } => {
+                let next = match self.list_runs(block, Self::place_from) {
+                    Some(block) => Take::Places { block },
+                    None => Take::Freeze { asked: false },
+                };
+                self.operation = go(next);
+                None
+            }
             Take::Freeze { asked: false } => self.ask(go(Take::Freeze { asked: true }), Step::Freeze),
             Take::Drain { asked: false } => self.ask(go(Take::Drain { asked: true }), Step::Drain),
             Take::Quiet => {
@@ -524,7 +535,7 @@ impl<M: Memory> Device<M> {
         }
         let pages = former.identity.geometry.index_pages();
         let lost = former.record.lost.is_some();
-        let listed = (page..pages).find(|page| fill_index_page(former, self.current.as_ref(), *page, lost, out));
+        let listed = (page..pages).find(|page| fill_index_page(former, *page, lost, out));
         self.operation = Operation::Take(match (listed, flying, result) {
             (Some(page), ..) => Take::Index { page: page.saturating_add(1), flying: flying.saturating_add(1), result },
             (None, 0, Ok(())) => Take::FlushFormer { asked: false },
@@ -570,6 +581,7 @@ impl<M: Memory> Device<M> {
                 if let Err(errno) = self.redeemed(File::Current, ticket)? {
                     return self.done(Err(errno));
                 }
+                self.touch_runs(Self::room_from);
                 Drop::Leave { block: 0 }
             }
             Drop::Leave { block } => match self.leave_data(block) {
@@ -587,28 +599,59 @@ impl<M: Memory> Device<M> {
     }
 
     /// Marks the blocks of old data from `block` on as changed, because the next snapshot shows what is
-    /// in them. Returns where it has to wait for a mark, or for the record of a loss; `None` when they are no
-    /// longer excluded.
-    fn leave_data(&mut self, mut block: u64) -> Option<u64> {
-        let lost = self.lost.is_some();
-        let epoch = self.current.as_mut()?;
-        while let Some(extent) = epoch.exclusion.data_from(block) {
-            block = extent.first;
+    /// in them; as [`Device::list_runs`]. Then they are no longer excluded.
+    fn leave_data(&mut self, block: u64) -> Option<u64> {
+        let waits = self.list_runs(block, Self::room_from);
+        if let (None, Some(epoch)) = (waits, &mut self.current) {
+            epoch.exclusion.drop_data();
+        }
+        waits
+    }
+
+    fn room_from(&self, block: u64) -> Option<Extent> {
+        self.current.as_ref()?.exclusion.data_from(block)
+    }
+
+    /// What one of the two snapshots shows as zeroes and the other does not.
+    fn place_from(&self, block: u64) -> Option<Extent> {
+        if M::has(Mutant::PlacesNotListed) {
+            return None;
+        }
+        self.current.as_ref()?.exclusion.differing_from(&self.next.as_ref()?.exclusion, block)
+    }
+
+    /// Asks for the marks of all runs, so that they share the writes.
+    fn touch_runs(&mut self, run: impl Fn(&Self, u64) -> Option<Extent>) {
+        let mut block = 0;
+        while let Some(extent) = run(self, block).filter(|_| self.lost.is_none()) {
+            block = extent.end();
+            if let Some(epoch) = &mut self.current {
+                for region in extent.first / REGION_BLOCKS..block.div_ceil(REGION_BLOCKS) {
+                    epoch.tracking.touch(region);
+                }
+            }
+        }
+    }
+
+    /// Marks the blocks of the runs from `block` on as changed. With their bits, writes to them are let go unseen: the
+    /// medium has to know before, as in `admit_zone`. Returns where it has to wait for a mark, or for the record of a
+    /// loss; `None` at the end.
+    fn list_runs(&mut self, mut block: u64, run: impl Fn(&Self, u64) -> Option<Extent>) -> Option<u64> {
+        while let Some(extent) = run(self, block) {
             for (zone, mask) in ZoneMasks::new(extent) {
-                // With their bits, writes to them are let go unseen: the medium has to know, as in `admit_zone`.
-                let known = if lost {
+                let epoch = self.current.as_mut()?;
+                let known = if self.lost.is_some() {
                     epoch.commit.is_quiet() || M::has(Mutant::RoomLeftBeforeLoss)
                 } else {
                     epoch.tracking.touch(zone / REGION_ZONES) == Touch::Go || M::has(Mutant::RoomLeftBeforeMark)
                 };
                 if !known {
-                    return Some(block);
+                    return Some(zone.saturating_mul(ZONE_BLOCKS).max(extent.first));
                 }
                 self.changed = self.changed.saturating_add(self.fast.set(zone, mask).into());
-                block = zone.saturating_add(1).saturating_mul(ZONE_BLOCKS).min(extent.end());
             }
+            block = extent.end();
         }
-        epoch.exclusion.drop_data();
         None
     }
 
@@ -629,7 +672,7 @@ impl<M: Memory> Device<M> {
                     let fpos = self.current.as_ref()?.fpos();
                     self.take_over();
                     let epoch = self.current.as_mut()?;
-                    let header = Header { clean: false, index_only: !epoch.record.snapshot, fpos, ..epoch.header };
+                    let header = Header { index_only: !epoch.record.snapshot, fpos, ..epoch.header };
                     Verify::Announce { ticket: epoch.announce(&header), header }
                 } else if self.current.as_ref().is_some_and(|epoch| epoch.tracking.wants_fine(page)) {
                     let block = geometry.fine_block().saturating_add(page);
@@ -665,6 +708,7 @@ impl<M: Memory> Device<M> {
                     return self.done(Ok(()));
                 }
                 // The room for old data is of no use any more.
+                self.touch_runs(Self::room_from);
                 self.operation = Operation::Drop(Drop::Leave { block: 0 });
                 return None;
             }
@@ -837,13 +881,13 @@ impl<M: Memory> Device<M> {
                 if !epoch.tracking.is_quiet() {
                     return None;
                 }
-                if (swept || lost) && M::has(Mutant::CleanBeforeFlush) {
-                    Close::Token { asked: false }
-                } else if swept || lost {
-                    Close::Flush { asked: false }
-                } else {
+                if !swept && !lost {
                     epoch.tracking.sweep(true);
                     Close::Settle { swept: true }
+                } else if M::has(Mutant::CleanBeforeFlush) {
+                    Close::Token { asked: false }
+                } else {
+                    Close::Flush { asked: false }
                 }
             }
             Close::Flush { asked: false } => {
@@ -992,7 +1036,7 @@ impl<M: Memory> Device<M> {
             (Operation::Take(Take::FlushFormer { asked: true }), File::Former) => {
                 let next = match (&mut self.former, result) {
                     (Some(former), Ok(())) => {
-                        let changed_blocks = Some(count_listed(former, self.current.as_ref()));
+                        let changed_blocks = Some(count_listed(former));
                         let header = Header { clean: true, index_only: true, changed_blocks, ..former.header };
                         Take::Announce { ticket: former.announce(&header), header }
                     }
@@ -1018,32 +1062,18 @@ fn set_whole<M: Memory>(fast: &super::fast::Fast<M>, geometry: super::geometry::
         .fold(0, u64::saturating_add)
 }
 
-/// The blocks of a zone that the list of a finished epoch has: what changed, and what one of the two
-/// snapshots shows as zeroes and the other does not.
-fn listed<M: Memory>(epoch: &Epoch<M>, next: Option<&Epoch<M>>, zone: u64) -> u64 {
-    let after = next.map_or(0, |next| next.exclusion.zeroed(zone));
-    let differing = if M::has(Mutant::PlacesNotListed) { 0 } else { epoch.exclusion.zeroed(zone) ^ after };
-    epoch.fast.word(zone) | differing
-}
-
-/// How many blocks that list has.
-fn count_listed<M: Memory>(epoch: &Epoch<M>, next: Option<&Epoch<M>>) -> u64 {
+/// How many blocks the list of a finished epoch has.
+fn count_listed<M: Memory>(epoch: &Epoch<M>) -> u64 {
     let geometry = epoch.identity.geometry;
     if epoch.record.lost.is_some() {
         return geometry.blocks();
     }
-    let count = |zone| u64::from((listed(epoch, next, zone) & geometry.zone_mask(zone)).count_ones());
+    let count = |zone| u64::from((epoch.fast.word(zone) & geometry.zone_mask(zone)).count_ones());
     (0..geometry.zones()).map(count).fold(0, u64::saturating_add)
 }
 
 /// Fills an index page of a finished epoch from its bits; whether it has any.
-fn fill_index_page<M: Memory>(
-    epoch: &Epoch<M>,
-    next: Option<&Epoch<M>>,
-    page: u64,
-    lost: bool,
-    out: &mut Block,
-) -> bool {
+fn fill_index_page<M: Memory>(epoch: &Epoch<M>, page: u64, lost: bool, out: &mut Block) -> bool {
     let geometry = epoch.identity.geometry;
     let first = page.saturating_mul(PAGE_ZONES);
     let word = |at: u64| {
@@ -1052,7 +1082,7 @@ fn fill_index_page<M: Memory>(
         if lost {
             mask
         } else {
-            listed(epoch, next, zone) & mask
+            epoch.fast.word(zone) & mask
         }
     };
     if (0..PAGE_ZONES).all(|at| word(at) == 0) {

@@ -303,8 +303,20 @@ impl Machine {
 
     /// Blocks of the present epoch that the snapshot shows as zeroes.
     pub fn zeroed(&self) -> BTreeSet<u64> {
-        let file = self.current.map(|at| &self.files[at]);
-        file.into_iter().flat_map(Cow::on_disk).flat_map(|area| area.extent.first..area.extent.end()).collect()
+        self.zeroed_by(self.current)
+    }
+
+    fn zeroed_by(&self, file: Option<usize>) -> BTreeSet<u64> {
+        let areas = file.into_iter().flat_map(|at| self.files[at].on_disk());
+        areas.flat_map(|area| area.extent.first..area.extent.end()).collect()
+    }
+
+    /// What the snapshot that is being taken shows as zeroes and the present one does not, or the other way round.
+    fn differing(&self) -> BTreeSet<u64> {
+        match (self.current, self.next) {
+            (Some(_), Some(_)) => self.zeroed().symmetric_difference(&self.zeroed_by(self.next)).copied().collect(),
+            _ => BTreeSet::new(),
+        }
     }
 
     // --- commands ------------------------------------------------------------------------------
@@ -373,6 +385,7 @@ impl Machine {
         self.next_marks_written = 0;
         self.next = Some(self.files.len());
         self.files.push(file);
+        self.asked.extend(self.differing());
         Ok(())
     }
 
@@ -741,7 +754,14 @@ impl Machine {
 
     fn step(&mut self, step: Step, result: Result<(), Errno>) {
         match step {
-            Step::Freeze => self.frozen = result.is_ok(),
+            Step::Freeze => {
+                self.frozen = result.is_ok();
+                // The list of the epoch that is about to end has them; a snapshot that fails changes nothing of that.
+                let differing = self.differing();
+                let listed = |block: &u64| self.epoch().fast.contains(*block);
+                assert!(differing.iter().all(listed), "the list lacks a file's place");
+                self.written.extend(differing);
+            }
             Step::Thaw => {
                 assert!(self.frozen, "what was not frozen is thawed");
                 self.frozen = false;

@@ -4,12 +4,14 @@
 //!
 //! Invariant: a seed is one world; the same seed gives the same trace, byte for byte.
 
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use model::geometry::Geometry;
 
 use super::choice::{Choice, Recorder, Seeded};
 use super::coverage::Coverage;
+use super::reader::Reader;
 use super::scenario::{Command, Faults, Op, Scenario, SCHEMA, SMALL_DEVICE};
 use super::tape::Recording;
 use super::world::placement::Placement;
@@ -20,6 +22,7 @@ const STEPS: u32 = 2_000;
 
 /// Runs a world to its end: the safety phase, then the liveness phase.
 pub fn run(mut world: World, choice: &mut impl Choice) -> World {
+    world.reader = Some(Rc::new(Reader::new().expect("a file in memory")));
     for _ in 0..STEPS {
         if world.violation.is_some() || !world.step(choice, true) {
             break;

@@ -16,6 +16,7 @@ pub mod hash;
 pub mod memory;
 pub mod mutant;
 pub mod origin;
+pub mod reader;
 pub mod reference;
 pub mod scenario;
 pub mod supplies;

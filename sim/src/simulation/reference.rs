@@ -13,6 +13,7 @@
 //! Invariant: *submitted* is stronger than *changed*, since a write that a power cut undid counts; so
 //! which sectors of the data survive decides nothing, and need not be enumerated.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use model::bytes::u64_at;
@@ -21,7 +22,8 @@ use model::crc32c;
 use model::device::Device;
 use model::fine;
 use model::geometry::{
-    Extent, Geometry, COARSE_SECTOR_REGIONS, INDEX_BLOCK, PAGE_ENTRIES, REGION_BLOCKS, SECTOR_SIZE, ZONE_BLOCKS,
+    Extent, Geometry, COARSE_PAGE_REGIONS, COARSE_SECTOR_REGIONS, INDEX_BLOCK, PAGE_ENTRIES, REGION_BLOCKS,
+    SECTOR_SIZE, ZONE_BLOCKS,
 };
 use model::header::Header;
 use model::identity::Identity;
@@ -29,6 +31,7 @@ use model::memory::Block;
 use model::record::{Phase, Record};
 use model::recovery::Finding;
 use model::verdict::{Reason, Verdict};
+use update_img::change_list::ChangeList;
 
 use super::disk::Sector;
 use super::memory::Simulated;
@@ -143,6 +146,8 @@ pub struct CowFile {
     pub closed: bool,
     begun: bool,
     untracked: bool,
+    /// A flush failed.
+    undefined: bool,
     /// A false accusation would be excusable.
     doubtful: bool,
     block0_writes: u32,
@@ -183,6 +188,7 @@ impl CowFile {
             closed: false,
             begun: false,
             untracked: false,
+            undefined: false,
             doubtful: false,
             block0_writes: 0,
             record: (0, false),
@@ -230,12 +236,25 @@ impl CowFile {
         }
     }
 
+    /// What one of two snapshots shows as zeroes and the other does not.
+    fn differing_from(&self, next: &CowFile) -> Vec<Extent> {
+        let all = self.zeroed.iter().chain(&next.zeroed).flat_map(|extent| extent.first..extent.end());
+        let differing = all.filter(|block| self.is_zeroed(*block) != next.is_zeroed(*block));
+        differing.map(|block| Extent { first: block, count: 1 }).collect()
+    }
+
+    /// The next snapshot is about to be taken; where the files lie may be in the list from here on. `may_be_short`: a
+    /// write of the header may have been lost, and with it where the former file lies.
+    pub fn expect_end(&mut self, next: &CowFile, may_be_short: bool) {
+        self.differing_from(next).into_iter().for_each(|extent| self.asked.insert(extent));
+        if may_be_short {
+            next.zeroed.iter().for_each(|extent| self.asked.insert(*extent));
+        }
+    }
+
     /// Its epoch is over. Whoever applies its list has the next snapshot, zeroes and all.
     pub fn end(&mut self, next: &CowFile) {
-        let all = self.zeroed.iter().chain(&next.zeroed).flat_map(|extent| extent.first..extent.end());
-        for block in all.filter(|block| self.is_zeroed(*block) != next.is_zeroed(*block)).collect::<Vec<_>>() {
-            self.differing.insert(Extent { first: block, count: 1 });
-        }
+        self.differing_from(next).into_iter().for_each(|extent| self.differing.insert(extent));
     }
 
     /// A power cut came between the former file's seal and this one's first write.
@@ -307,7 +326,14 @@ impl CowFile {
         self.untracked = true;
     }
 
-    /// A flush failed, so that an older content of block 0 than the token knows may come back.
+    /// A flush failed: what was to be durable, of block 0 and of fine bits, may be gone after a power cut, though the
+    /// next flush ends well.
+    pub fn flush_failed(&mut self) {
+        self.doubtful = true;
+        self.undefined = true;
+    }
+
+    /// A write failed, so that an older content of block 0 than the token knows may come back.
     pub fn block0_undefined(&mut self) {
         self.doubtful = true;
     }
@@ -462,10 +488,12 @@ impl CowFile {
             (None, _) if self.reused => Told::Nothing,
             (None, _) => return Told::Everything,
         };
-        for (block, _) in self.missing(seed, epoch, geometry, page) {
+        for (block, _) in self.missing(&self.submitted, seed, epoch, geometry, page) {
             self.submitted.remove(block);
         }
         // A failed write may show for as long as there is power, so another recovery may find less.
+        let page_of = |block: &u64| geometry.coarse_block() + block / REGION_BLOCKS / COARSE_PAGE_REGIONS;
+        self.submitted.0.retain(|block| settled(page_of(block)));
         self.blind.iter_mut().for_each(|blind| blind.record = u64::MAX);
         (self.untold, self.reused) = (true, false);
         told
@@ -517,7 +545,8 @@ impl CowFile {
             }
             _ => {
                 let stated = device.epoch().map_or(0, |epoch| epoch.record.excess_bytes);
-                if let Some(expected) = self.expected_excess.take().filter(|expected| stated > *expected && !may_lose) {
+                let excused = may_lose || self.undefined;
+                if let Some(expected) = self.expected_excess.take().filter(|expected| stated > *expected && !excused) {
                     let text = format!("recovery gives up {stated} bytes, the marks only {expected}");
                     return violation("I2", text);
                 }
@@ -597,7 +626,7 @@ impl CowFile {
     /// I1 of the marks on the medium, of any file that is or was tracked into.
     pub fn check_sealed(&self, head: &Block, geometry: Geometry, page: impl Fn(u64) -> Block) -> Result<(), Violation> {
         let blind = !self.blind.is_empty() || self.reused;
-        if !self.begun || self.untracked || self.submitted.0.is_empty() || blind {
+        if !self.begun || self.untracked || (self.submitted.0.is_empty() && self.differing.0.is_empty()) || blind {
             return Ok(());
         }
         let Ok(Some(identity)) = Identity::parse(head) else { return Ok(()) };
@@ -610,21 +639,71 @@ impl CowFile {
         if self.hidden_behind(&record).is_some_and(|(_, says_lost)| says_lost) {
             return Ok(());
         }
-        match self.missing(seed, record.epoch, geometry, page).first() {
+        let missing = |blocks| self.missing(blocks, seed, record.epoch, geometry, &page).first().copied();
+        if let Some((block, state)) = missing(&self.submitted) {
+            let text = format!("block {block} was written, and its region is durably {state:?} without it");
+            return violation("I1", text);
+        }
+        match missing(&self.differing) {
             Some((block, state)) => {
-                violation("I1", format!("block {block} was written, and its region is durably {state:?} without it"))
+                let text = format!("block {block} is a file's in one of two snapshots, and its region is {state:?}");
+                violation("I1", text)
             }
             None => Ok(()),
         }
     }
 
-    /// The blocks that were written and that the medium does not list, with what it says of their regions.
-    fn missing(&self, seed: u32, epoch: u64, geometry: Geometry, page: impl Fn(u64) -> Block) -> Vec<(u64, MarkState)> {
+    /// I1 and I2 of the list that `update-img` makes of the file. `may_be_short`: a write of the tracking may have
+    /// been lost.
+    pub fn check_list(
+        &self,
+        head: &Block,
+        list: Result<ChangeList, update_img::Error>,
+        may_be_short: bool,
+    ) -> Result<(), Violation> {
+        let Some(record) = record_of(head).filter(|_| self.begun) else { return Ok(()) };
+        let list = match (record.phase, list) {
+            (Phase::Sealed, Ok(list)) => list,
+            (Phase::Sealed, Err(error)) => {
+                return violation("I6", format!("the list of a file cannot be read: {error}"))
+            }
+            (_, Ok(_)) => return violation("I1", "the list of a file is read that still gets changes".into()),
+            (_, Err(_)) => return Ok(()),
+        };
+        if may_be_short || self.index_lost || self.vague || self.untracked {
+            return Ok(());
+        }
+        let contains = |block: u64| list.blocks.extents().any(|extent| (extent.first..extent.end()).contains(&block));
+        if let Some(block) = self.submitted.0.iter().chain(&self.differing.0).find(|block| !contains(**block)) {
+            return violation("I1", format!("block {block} changed, and update-img does not copy it"));
+        }
+        let known = self.asked.0.iter().chain(&self.differing.0).collect::<BTreeSet<_>>();
+        let excess = list.blocks.count() - known.into_iter().filter(|block| contains(**block)).count() as u64;
+        match list.verdict {
+            Verdict::Exact if excess > 0 => {
+                violation("I2", format!("update-img copies {excess} blocks that nobody wrote, and says exact"))
+            }
+            Verdict::Bounded(bytes) if excess.saturating_sub(1) * 4096 > bytes => {
+                violation("I2", format!("update-img copies {excess} blocks too many, and says at most {bytes} bytes"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Those of the blocks that the medium does not list, with what it says of their regions.
+    fn missing(
+        &self,
+        blocks: &Blocks,
+        seed: u32,
+        epoch: u64,
+        geometry: Geometry,
+        page: impl Fn(u64) -> Block,
+    ) -> Vec<(u64, MarkState)> {
         let found = sectors(geometry, seed, epoch, &page);
         let marks: Vec<Option<Mark>> = marks(geometry, &found).collect();
         let mut fine_page: Option<(u64, Block)> = None;
         let mut missing = Vec::new();
-        for block in &self.submitted.0 {
+        for block in &blocks.0 {
             let region = block / REGION_BLOCKS;
             let Some(mark) = marks.get(region as usize).copied().flatten() else { continue };
             let is_missing = match mark.state {

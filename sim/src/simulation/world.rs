@@ -35,6 +35,7 @@ use super::hash::{fast_hash, FastMap};
 use super::memory::{select, Simulated};
 use super::mutant::{self, Bug};
 use super::origin::Origin as Held;
+use super::reader::Reader;
 use super::reference::{self, Content, CowFile, Told, Violation};
 use super::scenario::{Command, Op, Scenario};
 use super::supplies;
@@ -237,6 +238,8 @@ pub struct World {
     pub violation: Option<Violation>,
     /// What happened, if somebody wants to know.
     pub trace: Option<Vec<String>>,
+    /// Reads the files as `update-img` does; exhaustive runs do without.
+    pub reader: Option<Rc<Reader>>,
     /// Steps taken.
     pub steps: u64,
     /// Block operations carried out on the disk.
@@ -381,6 +384,7 @@ impl World {
             weights: Weights::default(),
             violation: None,
             trace: None,
+            reader: None,
             steps: 0,
             operations: 0,
             coverage: Coverage::default(),
@@ -435,6 +439,7 @@ impl World {
             weights: self.weights,
             violation: self.violation.clone(),
             trace: self.trace.clone(),
+            reader: self.reader.clone(),
             steps: self.steps,
             operations: self.operations,
             coverage: self.coverage,
@@ -548,7 +553,9 @@ impl World {
                 if page == Page::Head {
                     self.note_record(file, out);
                 }
-                self.note_index_page(file, block);
+                if role == File::Former {
+                    self.note_index_page(file, block);
+                }
                 let payload = self.page_payload(file, block, out);
                 let durable = durable && !self.has(Bug::FuaDropped);
                 self.pending.push(Io::Page { role, page, payload, durable });
@@ -998,15 +1005,20 @@ impl World {
         epoch
     }
 
-    fn new_old(&self, next: u64) -> model::device::Old<Simulated> {
-        let end = self.geometry.data_block() + self.scenario.data_blocks;
+    fn new_old(&self, file: usize, next: u64) -> model::device::Old<Simulated> {
+        let data_blocks = if self.is_cut(file) { 0 } else { self.scenario.data_blocks };
+        let end = self.geometry.data_block() + data_blocks;
         supplies::old(self.geometry, self.scenario.memory_blocks, next, end)
     }
 
     /// The next file lies in this one of the places that are free, if it lies on the device.
     fn take_snapshot(&mut self, place: usize) {
         let epoch = self.new_file(place);
-        let old = self.new_old(self.geometry.data_block());
+        let old = self.new_old(self.files.len() - 1, self.geometry.data_block());
+        if let (Some(current), Some(next)) = (self.current, self.files.last().cloned()) {
+            let may_be_short = self.may_be_short();
+            self.files[current].expect_end(&next, may_be_short);
+        }
         if let Some(Err(_)) = self.device_do(|device| device.take_snapshot(epoch, old)) {
             self.remove_file(self.files.len() - 1);
             self.next = None;
@@ -1245,6 +1257,12 @@ impl World {
             self.judge(result);
             let result = self.files[at].check_sealed(&head, self.geometry, |block| self.page(at, block));
             self.judge(result);
+            if let Some(reader) = &self.reader {
+                let pages = (0..self.geometry.data_block()).map(|block| self.page_through_file_system(at, block));
+                let list = reader.list(self.geometry, pages).expect("memory for a file");
+                let result = self.files[at].check_list(&head, list, self.may_be_short());
+                self.judge(result);
+            }
         }
     }
 
@@ -1307,6 +1325,8 @@ impl World {
         if self.current != Some(file) {
             self.former = self.current;
             self.current = Some(file);
+            let next = self.files[file].clone();
+            self.former.into_iter().for_each(|former| self.files[former].end(&next));
             self.files[file].begin_after_crash();
         }
         self.next = None;
@@ -1341,7 +1361,7 @@ impl World {
         // In incremental mode the room for old data goes now, should a power cut have kept it.
         self.expect_room(file);
         let fpos = finding.record.closed.map_or(finding.header.fpos, |closed| closed.fpos);
-        let old = finding.snapshot.then(|| self.new_old(fpos));
+        let old = finding.snapshot.then(|| self.new_old(file, fpos));
         let mut expecting = self.files[file].clone();
         let page = |block| self.page(file, block);
         match expecting.expect(&finding, self.geometry, page, |block| self.is_settled(file, block)) {
@@ -1618,6 +1638,10 @@ impl World {
                 self.device_do(|device| device.page_provided(Some(super::memory::Frame::zeroed())));
             }
             Io::Step(Step::ReadBlock0) => {
+                // The token has what a read gives, and not what a failed write left undefined behind it.
+                if !self.doubts_of(0).is_empty() {
+                    self.files.iter_mut().for_each(CowFile::block0_undefined);
+                }
                 let bytes = self.block0();
                 self.device_do(|device| device.block0_read(Ok(&bytes)));
             }

@@ -87,8 +87,7 @@ impl World {
             Io::Flush { mark, origin, .. } | Io::OriginFlush { mark, origin } => {
                 self.disk.flush_failed(*mark);
                 self.origin.flush(*origin, false);
-                // Of block 0 as well anything may come back.
-                self.files.iter_mut().for_each(CowFile::block0_undefined);
+                self.files.iter_mut().for_each(CowFile::flush_failed);
             }
             _ => {}
         }

@@ -42,7 +42,8 @@ pub struct Placement {
     pub room: [Extent; 2],
     /// The room is not the file's any more.
     cut: bool,
-    /// Index pages that the driver wrote. The file system knows all others to be zeroes, whatever the medium has.
+    /// Index pages that the driver wrote through the file system, which knows all others to be zeroes, whatever the
+    /// medium has.
     index: Vec<u64>,
 }
 
@@ -257,6 +258,11 @@ impl World {
         self.place(file).map(|place| place.extents().copied().collect()).unwrap_or_default()
     }
 
+    /// Whether the file has no room for old data any more.
+    pub(super) fn is_cut(&self, file: usize) -> bool {
+        self.place(file).is_some_and(|place| place.cut)
+    }
+
     /// The room for old data that the file still has.
     pub(super) fn room_of(&self, file: usize) -> Vec<Extent> {
         let place = self.place(file).filter(|place| !place.cut);
@@ -331,7 +337,7 @@ impl World {
         self.remove_file(file);
     }
 
-    /// The driver writes a page of a file.
+    /// The driver writes a page of a file through the file system, which shows it from here on.
     pub(super) fn note_index_page(&mut self, file: usize, block: u64) {
         let is_index = (INDEX_BLOCK..self.geometry.coarse_block()).contains(&block);
         if let Some(place) = self.places.get_mut(file).and_then(Option::as_mut).filter(|_| is_index) {
