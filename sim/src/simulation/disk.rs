@@ -311,8 +311,11 @@ impl Disk {
     }
 
     /// A bug of the disk: `sector` reads as an older content of its own, which `which` picks, until it is
-    /// written again. False if there is none.
+    /// written again. False if there is none, or it reads wrong already.
     pub fn make_stale(&mut self, sector: u64, which: impl FnOnce(usize) -> usize) -> bool {
+        if self.faults.iter().any(|(at, _)| *at == sector) {
+            return false;
+        }
         let former = self.former_contents(sector);
         let Some(content) = former.get(if former.is_empty() { 0 } else { which(former.len()) }) else { return false };
         self.spoil(sector, content.clone());
