@@ -559,7 +559,7 @@ impl CowFile {
     /// `may_be_short`: a write of the index or of the header may have been lost.
     pub fn check_index(
         &self,
-        head: &Block,
+        record: Option<&Record>,
         header: &Header,
         may_be_short: bool,
         page: impl Fn(u64) -> Block,
@@ -582,7 +582,7 @@ impl CowFile {
             }
         }
         let short = header.changed_blocks.is_some_and(|counted| counted > reported);
-        let hidden = record_of(head).and_then(|record| self.hidden_behind(&record));
+        let hidden = record.and_then(|record| self.hidden_behind(record));
         // Copied for a write that was never let through: its entry makes up for one that was lost.
         let fooled = found.0.iter().any(|block| !self.submitted.contains(*block) && !self.differing.contains(*block));
         // Which whoever applies the list is told.
@@ -604,12 +604,16 @@ impl CowFile {
 
     /// I3 of a file closed in order: the old data of every block that was written is found through the index on the
     /// medium. `may_be_short`: a write of the index may have been lost.
-    pub fn check_image(&self, head: &Block, may_be_short: bool, page: impl Fn(u64) -> Block) -> Result<(), Violation> {
-        let Some(record) = record_of(head) else { return Ok(()) };
+    pub fn check_image(
+        &self,
+        record: &Record,
+        may_be_short: bool,
+        page: impl Fn(u64) -> Block,
+    ) -> Result<(), Violation> {
         let Some(closed) = record.closed.filter(|_| record.snapshot && record.phase != Phase::Sealed) else {
             return Ok(());
         };
-        if may_be_short || self.index_lost || self.vague || self.hidden_behind(&record).is_some() {
+        if may_be_short || self.index_lost || self.vague || self.hidden_behind(record).is_some() {
             return Ok(());
         }
         let data = self.geometry.data_block()..closed.fpos;
@@ -624,21 +628,24 @@ impl CowFile {
     }
 
     /// I1 of the marks on the medium, of any file that is or was tracked into.
-    pub fn check_sealed(&self, head: &Block, geometry: Geometry, page: impl Fn(u64) -> Block) -> Result<(), Violation> {
+    pub fn check_sealed(
+        &self,
+        identity: &Identity,
+        record: &Record,
+        page: impl Fn(u64) -> Block,
+    ) -> Result<(), Violation> {
         let blind = !self.blind.is_empty() || self.reused;
-        if !self.begun || self.untracked || (self.submitted.0.is_empty() && self.differing.0.is_empty()) || blind {
+        if !self.begun || self.untracked || blind {
             return Ok(());
         }
-        let Ok(Some(identity)) = Identity::parse(head) else { return Ok(()) };
-        let seed = identity.seed();
-        let Ok(record) = Record::parse(head, seed) else { return Ok(()) };
         if record.phase == Phase::Prepared || record.lost.is_some() {
             return Ok(());
         }
         // It was acknowledged, which is all that can be done.
-        if self.hidden_behind(&record).is_some_and(|(_, says_lost)| says_lost) {
+        if self.hidden_behind(record).is_some_and(|(_, says_lost)| says_lost) {
             return Ok(());
         }
+        let (seed, geometry) = (identity.seed(), self.geometry);
         let missing = |blocks| self.missing(blocks, seed, record.epoch, geometry, &page).first().copied();
         if let Some((block, state)) = missing(&self.submitted) {
             let text = format!("block {block} was written, and its region is durably {state:?} without it");
@@ -657,11 +664,13 @@ impl CowFile {
     /// been lost.
     pub fn check_list(
         &self,
-        head: &Block,
+        record: &Record,
         list: Result<ChangeList, update_img::Error>,
         may_be_short: bool,
     ) -> Result<(), Violation> {
-        let Some(record) = record_of(head).filter(|_| self.begun) else { return Ok(()) };
+        if !self.begun {
+            return Ok(());
+        }
         let list = match (record.phase, list) {
             (Phase::Sealed, Ok(list)) => list,
             // Whom a medium shows less than there was, refuses more.
@@ -672,7 +681,7 @@ impl CowFile {
             (_, Ok(_)) => return violation("I1", "the list of a file is read that still gets changes".into()),
             (_, Err(_)) => return Ok(()),
         };
-        let blind = !self.blind.is_empty() || self.reused || self.hidden_behind(&record).is_some();
+        let blind = !self.blind.is_empty() || self.reused || self.hidden_behind(record).is_some();
         if blind || self.index_lost || self.vague || self.untracked {
             return Ok(());
         }
@@ -708,6 +717,9 @@ impl CowFile {
         geometry: Geometry,
         page: impl Fn(u64) -> Block,
     ) -> Vec<(u64, MarkState)> {
+        if blocks.0.is_empty() {
+            return Vec::new();
+        }
         let found = sectors(geometry, seed, epoch, &page);
         let marks: Vec<Option<Mark>> = marks(geometry, &found).collect();
         let mut fine_page: Option<(u64, Block)> = None;
@@ -737,10 +749,10 @@ impl CowFile {
     }
 }
 
-/// The newest record of a header block, if one is valid.
-pub fn record_of(head: &Block) -> Option<Record> {
+/// What a header block says whose it is, and its newest record, if they are valid.
+pub fn examine(head: &Block) -> Option<(Identity, Record)> {
     let identity = Identity::parse(head).ok().flatten()?;
-    Record::parse(head, identity.seed()).ok()
+    Some((identity, Record::parse(head, identity.seed()).ok()?))
 }
 
 /// The checksum of the checksums of all coarse sectors on the medium.

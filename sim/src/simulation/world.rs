@@ -616,7 +616,7 @@ impl World {
 
     /// A header block is about to be written.
     fn note_record(&mut self, file: usize, head: &Block) {
-        if let Some(record) = reference::record_of(head) {
+        if let Some((_, record)) = reference::examine(head) {
             self.files[file].record_begun(record.sequence, record.lost.is_some());
         }
     }
@@ -1248,19 +1248,22 @@ impl World {
             }
             let head = self.page(at, 0);
             let Ok(header) = Header::parse(&head) else { continue };
+            let found = reference::examine(&head);
             if header.clean {
                 let page = |page| self.page_through_file_system(at, 1 + page);
-                let result = self.files[at].check_index(&head, &header, self.may_be_short(), page);
+                let record = found.as_ref().map(|(_, record)| record);
+                let result = self.files[at].check_index(record, &header, self.may_be_short(), page);
                 self.judge(result);
             }
-            let result = self.files[at].check_image(&head, self.may_be_short(), |block| self.page(at, block));
+            let Some((identity, record)) = found else { continue };
+            let result = self.files[at].check_image(&record, self.may_be_short(), |block| self.page(at, block));
             self.judge(result);
-            let result = self.files[at].check_sealed(&head, self.geometry, |block| self.page(at, block));
+            let result = self.files[at].check_sealed(&identity, &record, |block| self.page(at, block));
             self.judge(result);
             if let Some(reader) = &self.reader {
                 let pages = (0..self.geometry.data_block()).map(|block| self.page_through_file_system(at, block));
                 let list = reader.list(self.geometry, pages).expect("memory for a file");
-                let result = self.files[at].check_list(&head, list, self.may_be_short());
+                let result = self.files[at].check_list(&record, list, self.may_be_short());
                 self.judge(result);
             }
         }
@@ -1411,7 +1414,8 @@ impl World {
         let result = match Header::parse(&head) {
             Ok(header) if header.clean => {
                 let page = |page| self.page_through_file_system(former, 1 + page);
-                self.files[former].check_index(&head, &header, false, page)
+                let found = reference::examine(&head);
+                self.files[former].check_index(found.as_ref().map(|(_, record)| record), &header, false, page)
             }
             _ => Err(Violation { invariant: "I1", text: "the finished file is not CLEAN".into() }),
         };

@@ -309,7 +309,7 @@ impl World {
     }
 
     fn record_on_medium(&self, file: usize) -> Option<Record> {
-        reference::record_of(&self.page(file, 0))
+        reference::examine(&self.page(file, 0)).map(|(_, record)| record)
     }
 }
 
