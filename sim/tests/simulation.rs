@@ -448,6 +448,8 @@ fn what_a_disk_did_is_no_fault_of_the_drivers() {
         ("mark-lost-in-vain", Event::CoarseLost),
         // A failed flush left the page undefined that hides the lost mark; a power cut brings the older one back.
         ("mark-behind-unflushed-page", Event::FlushFailed),
+        // And a boot in between, which found no mark missing, wrote a record.
+        ("mark-found-and-gone", Event::Misdirected),
         // A page of the index, written around the file system, which shows zeroes there, is not there after all.
         ("index-around-file-system", Event::Removed),
         // Every attempt at a mark failed, and the record of that was lost: a boot may see the mark, the next need not.

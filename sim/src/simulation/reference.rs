@@ -464,6 +464,8 @@ impl CowFile {
             sectors.any(|(sector, (now, old))| sector.as_ref().is_some_and(|sector| lacks(sector, now == *old)))
         };
         self.blind.retain(|blind| lacks(blind) || !settled(geometry.coarse_block() + blind.page));
+        // Whoever does not find that a mark is missing now writes no record that tells.
+        self.blind.iter_mut().filter(|blind| !lacks(blind)).for_each(|blind| blind.record = u64::MAX);
         let lacking = || self.blind.iter().filter(|blind| lacks(blind));
         let followed = lacking().any(|blind| record.sequence > blind.record);
         self.expected_loss = lacking().next().map(|_| {
